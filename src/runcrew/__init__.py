@@ -1,0 +1,1 @@
+"""runcrew runs all the background work of a service."""

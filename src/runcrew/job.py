@@ -1,0 +1,441 @@
+"""What travels: the Job (what to do), the Run (one time that it is done), the Outcome (what came of it).
+
+Values only. How a run is carried out is the business of backends and policies; when one is asked for,
+of the doors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable, Generator, Mapping, MutableMapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import CoroutineType, FunctionType, MethodType
+from typing import Any, Final, Generic, NoReturn, TypeVar
+
+from runcrew import clock as clocks
+from runcrew.durations import optional, seconds
+from runcrew.errors import (
+    JobCrashed,
+    NotAJob,
+    RunCancelled,
+    RunInterrupted,
+    RunSkipped,
+    RunTimeout,
+)
+
+T_co = TypeVar("T_co", covariant=True)
+
+#: An outcome remembers this many attempts, the latest ones.
+HISTORY: Final = 16
+
+
+class Status(StrEnum):
+    """How a run ended. Compares equal to its plain string: `outcome.status == "succeeded"`."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    #: A caller asked for this run to end.
+    CANCELLED = "cancelled"
+    #: Stop, kill or the parent's end. Not the job's fault; burns no attempt.
+    INTERRUPTED = "interrupted"
+    #: It never began, on purpose; the reason says why.
+    SKIPPED = "skipped"
+
+
+class Job:
+    """What to do: a callable, and a name for people.
+
+    Whether it is `async` is decided here, once, looking through partials, bound methods and `__call__`.
+    """
+
+    __slots__ = ("fn", "is_async", "name")
+
+    def __init__(self, fn: Callable[..., Any], name: str | None = None) -> None:
+        """Raises NotAJob for what can never be run: classes, coroutine objects, generator functions, …"""
+        self.fn = fn
+        self.is_async = _is_async(fn)
+        self.name = _name(fn) if name is None else name
+
+    def __repr__(self) -> str:
+        return f"<Job {self.name} ({'async' if self.is_async else 'plain'})>"
+
+
+def _is_async(fn: object) -> bool:
+    """Whether calling `fn` gives a coroutine. Raises NotAJob where it can never be a job."""
+    if isinstance(fn, CoroutineType):
+        fn.close()  # it will never be awaited; closing it spares the user a second, misleading warning
+        raise NotAJob(f"{fn.__qualname__}(…) is a coroutine object, already called: give the function, not its call")
+    if isinstance(fn, type):
+        raise NotAJob(f"the class {fn.__qualname__} is not a job: give a function, or an instance with __call__")
+    if not callable(fn):
+        raise NotAJob(f"{fn!r} is not callable: a job is a function, a bound method, or an object with __call__")
+    core: Any = fn
+    while True:
+        if isinstance(core, functools.partial):
+            core = core.func
+        elif isinstance(core, MethodType):
+            core = core.__func__
+        elif isinstance(core, FunctionType) or inspect.isbuiltin(core):
+            break
+        elif isinstance(core, type) or inspect.iscoroutinefunction(core):
+            break
+        else:
+            call = type(core).__call__
+            if not isinstance(call, FunctionType):
+                break
+            core = call
+    if isinstance(core, type):
+        raise NotAJob(f"{fn!r} makes an instance of the class {core.__qualname__}: that is not a job")
+    if inspect.isgeneratorfunction(core) or inspect.isasyncgenfunction(core):
+        raise NotAJob(f"{_name(fn)} is a generator function: it yields values, and a job returns one")
+    return inspect.iscoroutinefunction(core)
+
+
+def _name(fn: object) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) else type(fn).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a run. Times are seconds since the epoch; `wait` is the pause that followed it."""
+
+    number: int
+    status: Status
+    error: BaseException | None
+    started: float | None
+    ended: float
+    wait: float | None = None
+    rule: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome(Generic[T_co]):
+    """What came of a run. Nobody changes it once it has been handed out."""
+
+    status: Status
+    value: T_co | None = None
+    #: The job's own exception object, also where it is not an `Exception`; the last one of several attempts.
+    error: BaseException | None = None
+    #: Instants in seconds since the epoch; `started is None` where the run never began.
+    queued: float = 0.0
+    started: float | None = None
+    ended: float = 0.0
+    attempts: int = 1
+    #: The latest attempts, oldest first, at most `HISTORY` of them.
+    history: tuple[Attempt, ...] = ()
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run succeeded."""
+        return self.status is Status.SUCCEEDED
+
+    @property
+    def queued_at(self) -> datetime:
+        """When the run was accepted, in UTC."""
+        return clocks.utc(self.queued)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its first attempt began, in UTC; None where it never began."""
+        return None if self.started is None else clocks.utc(self.started)
+
+    @property
+    def ended_at(self) -> datetime:
+        """When it ended, in UTC."""
+        return clocks.utc(self.ended)
+
+    @property
+    def wait(self) -> float:
+        """Seconds from acceptance to the first attempt (to the end, where it never began)."""
+        return max(0.0, (self.ended if self.started is None else self.started) - self.queued)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the first attempt to the end, pauses included; 0 where it never began."""
+        return 0.0 if self.started is None else max(0.0, self.ended - self.started)
+
+    def unwrap(self) -> T_co:
+        """The value, or the matching error raised.
+
+        failed: the job's own exception object (JobCrashed from it, where it is not an `Exception`);
+        otherwise RunTimeout, RunCancelled, RunInterrupted or RunSkipped, from the last error if there is one.
+        Never `asyncio.CancelledError`.
+        """
+        if self.status is Status.SUCCEEDED:
+            return self.value  # type: ignore[return-value]
+        self._raise()
+
+    def _raise(self) -> NoReturn:
+        error = self.error
+        if self.status is Status.FAILED and isinstance(error, Exception):
+            raise error
+        if self.status is Status.FAILED:
+            raise JobCrashed(f"the job raised {type(error).__name__}: {error}", self) from error
+        if self.status is Status.TIMED_OUT and isinstance(error, RunTimeout):
+            error.outcome = self
+            raise error
+        kind = _ERRORS[self.status]
+        raise kind(self.reason or f"the run was {self.status.value.replace('_', ' ')}", self) from error
+
+
+_ERRORS: Final = {
+    Status.TIMED_OUT: RunTimeout,
+    Status.CANCELLED: RunCancelled,
+    Status.INTERRUPTED: RunInterrupted,
+    Status.SKIPPED: RunSkipped,
+}
+
+_numbers = itertools.count(1)
+_PREFIX: Final = f"{os.getpid():x}-{os.urandom(3).hex()}"
+_NO_KWARGS: Final[Mapping[str, Any]] = {}
+_log: Final = logging.getLogger("runcrew.job")
+
+
+class Run:
+    """One time that a job is done. From inside the job: `rc.current_run()`.
+
+    A run has one owner (the policy call, the service or the queue that made it) which alone may change it.
+    The job reads it, may report `progress`, and may ask to be told when it should end.
+    """
+
+    # Class attributes are the defaults: a run that needs none of them pays for none of them.
+
+    #: Counts from 1; the second attempt is the first retry.
+    attempt: int = 1
+    #: When it was accepted, in seconds since the epoch; 0.0 where nobody asked for the time.
+    queued: float = 0.0
+    #: When its first attempt began.
+    started: float | None = None
+    #: What made it: "call", "once", "tick", "trigger", …
+    cause: str = "call"
+    #: The service that it belongs to, or None.
+    service: str | None = None
+    #: Its deadline and the end of this attempt's time, in seconds since the epoch.
+    due: float | None = None
+    limit: float | None = None
+    #: Why it was asked to end: CANCELLED or INTERRUPTED. The first reason stays.
+    why: Status | None = None
+    why_text: str = ""
+    #: Whether no further attempt may begin.
+    final: bool = False
+    #: Whether the job has been told to end (asked to, or its time was up).
+    told: bool = False
+    #: Whether this attempt is in a thread now: it can be told to end, not cancelled.
+    in_thread: bool = False
+    #: How far it has come, as the job last said: (done, total).
+    done: tuple[float, float | None] | None = None
+    #: Ends a pause between two attempts at once; set while there is one.
+    wake: Callable[[], None] | None = None
+    #: The latest attempts that did not succeed.
+    history: tuple[Attempt, ...] = ()
+    _told_event: threading.Event | None = None
+    _on_told: tuple[Callable[[], None], ...] = ()
+
+    def __init__(self, job: Job, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = _NO_KWARGS) -> None:
+        self.job = job
+        self.args = args
+        self.kwargs = kwargs
+        self.number = next(_numbers)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} of {self.job.name}, attempt {self.attempt}>"
+
+    # --- what a job may ask -------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Unique among all runs of all processes."""
+        return f"{_PREFIX}-{self.number:x}"
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The point in time at which this attempt will be ended, in UTC; None where nothing limits it."""
+        ends = self.ends
+        return None if ends is None else clocks.utc(ends)
+
+    @property
+    def ends(self) -> float | None:
+        """The same in seconds since the epoch: the run's deadline or the attempt's timeout, whichever is first."""
+        if self.due is None or self.limit is None:
+            return self.limit if self.due is None else self.due
+        return min(self.due, self.limit)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether this run should end: asked to by a caller or a stop, or its time is up.
+
+        A job in a thread looks at this now and then; an async job is cancelled where it awaits.
+        """
+        return self.told
+
+    def wait_cancelled(self, timeout: float | str | timedelta | None = None) -> Pause:
+        """Wait until this run should end. Gives True then, False when `timeout` (None: no limit) is over first.
+
+        In a thread: `if run.wait_cancelled("5s"): return`. In an async job: `await run.wait_cancelled("5s")`.
+        Raises ConfigError for a bad timeout.
+        """
+        span = optional(timeout, "timeout")
+        return Pause.of(self, span, raises=False)
+
+    def sleep(self, span: float | str | timedelta) -> Pause:
+        """Let time pass; end early, by `asyncio.CancelledError`, when this run should end.
+
+        In a thread `run.sleep("5s")` blocks; in an async job write `await run.sleep("5s")`. On virtual
+        time neither waits really. Raises ConfigError for a bad span.
+        """
+        return Pause.of(self, seconds(span, "sleep"), raises=True)
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """The logger `runcrew.job`, with this run's fields (run, job, attempt) on every record."""
+        return _RunLog(_log, {"run": self.id, "job": self.job.name, "attempt": self.attempt})
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the job has come, in units of its own; shown in `stats()` while it runs."""
+        self.done = (done, total)
+
+    # --- what its owner may do ------------------------------------------------------
+
+    def ask_to_end(self, why: Status, text: str = "") -> bool:
+        """Note why this run should end. The first reason stays; False where there was one already."""
+        if self.why is not None:
+            return False
+        self.why, self.why_text, self.final = why, text, True
+        return True
+
+    def tell(self) -> None:
+        """Let the job know that it should end. Callable from the loop's thread, more than once."""
+        self.told = True
+        if self._told_event is not None:
+            self._told_event.set()
+        callbacks, self._on_told = self._on_told, ()
+        for callback in callbacks:
+            callback()
+
+    def told_event(self) -> threading.Event:
+        """An event that is set when the job has been told to end."""
+        event = self._told_event
+        if event is None:
+            event = self._told_event = threading.Event()
+            if self.told:  # told between the two lines above: tell() may not have seen the event
+                event.set()
+        return event
+
+    def finished(self, status: Status, now: float, *, value: Any = None, error: BaseException | None = None,
+                 reason: str = "") -> Outcome[Any]:
+        """The outcome of this run, ended now."""
+        return Outcome(status, value, error, self.queued, self.started, now, self.attempt, self.history, reason)
+
+    def ended_by_request(self, now: float) -> Outcome[Any]:
+        """The outcome of a run that ended because it was asked to; carries the last attempt's error."""
+        error = self.history[-1].error if self.history else None
+        return self.finished(self.why or Status.INTERRUPTED, now, error=error, reason=self.why_text)
+
+
+class Pause:
+    """A wait that a job asked for. In an async job: await it. In a thread it is over when you get it.
+
+    As a bool, after a wait in a thread: whether the run should end.
+    """
+
+    __slots__ = ("_answer", "_raises", "_run", "_span")
+
+    def __init__(self, run: Run, span: float | None, *, raises: bool) -> None:
+        self._run, self._span, self._raises = run, span, raises
+        self._answer: bool | None = None
+
+    @classmethod
+    def of(cls, run: Run, span: float | None, *, raises: bool) -> Pause:
+        """A pause that is over already in a thread, and is to be awaited on an event loop."""
+        pause = cls(run, span, raises=raises)
+        if not _on_a_loop():
+            pause._answer = clocks.current().block(span, run.told_event())
+            pause._end()
+        elif not run.job.is_async:
+            raise RuntimeError(
+                f"the plain job {run.job.name} runs on the event loop and would block it: "
+                'run it in a thread (backend=None or "thread"), or make it async'
+            )
+        return pause
+
+    def __bool__(self) -> bool:
+        if self._answer is None:
+            raise RuntimeError("in an async job, await it: `if await run.wait_cancelled(…)`")
+        return self._answer
+
+    def __await__(self) -> Generator[Any, None, bool]:
+        if self._answer is None:
+            self._answer = yield from self._wait().__await__()
+        self._end()
+        return self._answer
+
+    def _end(self) -> None:
+        if self._raises and self._answer:
+            raise asyncio.CancelledError(self._run.why_text or "this run should end")
+
+    async def _wait(self) -> bool:
+        run = self._run
+        if run.told:
+            return True
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+
+        def end(answer: bool) -> None:
+            if not over.done():
+                over.set_result(answer)
+
+        timer = None if self._span is None else loop.call_later(self._span, end, False)
+        told = functools.partial(end, True)
+        run._on_told += (told,)
+        try:
+            return bool(await over)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            run._on_told = tuple(callback for callback in run._on_told if callback is not told)
+
+
+class _RunLog(logging.LoggerAdapter[logging.Logger]):
+    """Adds the run's fields to the caller's own `extra`, instead of putting them in its place."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+_running: ContextVar[Run] = ContextVar("runcrew_run")
+enter: Final = _running.set
+leave: Final = _running.reset
+
+
+def current_run() -> Run:
+    """The run that this code is part of, in an async job as well as in a thread.
+
+    Raises LookupError outside any run. A task that a job starts sees the job's run, also after its end.
+    """
+    try:
+        return _running.get()
+    except LookupError:
+        raise LookupError("no run here: current_run() works inside a job that runcrew runs") from None
