@@ -29,6 +29,7 @@ class Backend(Protocol):
 
     async def handle(self, run: Run, /) -> Outcome[Any]:
         """Carry out one attempt of `run`, as a Handler."""
+        ...
 
 
 class Backoff(Protocol):
@@ -36,6 +37,7 @@ class Backoff(Protocol):
 
     def delay(self, n: int, /) -> float:
         """Seconds to wait after failure number `n`, counted from 0. Finite, never negative."""
+        ...
 
 
 @runtime_checkable

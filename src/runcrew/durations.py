@@ -76,7 +76,7 @@ def text(span: float) -> str:
     if span < 60:
         return f"{span:.3g}s"
     whole = round(span)
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
         count, whole = divmod(whole, size)
         if count:

@@ -99,9 +99,9 @@ class NoRetry(RuncrewError):
     """
 
 
-class Done(RuncrewError):  # noqa: N818 - a message from a job to its service, not a fault
+class Done(RuncrewError):  # a message from a job to its service, not a fault
     """Raised by a job that has finished for good: its service ends well and is not restarted."""
 
 
-class StopTree(RuncrewError):  # noqa: N818 - a message from a job to its supervisor, not a fault
+class StopTree(RuncrewError):  # a message from a job to its supervisor, not a fault
     """Raised by a job: every supervisor above it stops all of its children, and none calls it a failure."""

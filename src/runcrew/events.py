@@ -85,7 +85,7 @@ class RunEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class TicksMissed(Event):
-    """Ticks of an interval that were due while its job was still busy, or the loop blocked: they are not made up for."""
+    """Ticks of an interval that were due while its job was still busy, or the loop blocked: they are not made up."""
 
     count: int
 
@@ -235,11 +235,9 @@ class Hub:
         self._index()
 
     def _index(self) -> None:
-        kinds = [kind for kind in _leaves(Event)]
+        kinds = _leaves(Event)
         self._subscriptions = {
-            kind: heard
-            for kind in kinds
-            if (heard := tuple(s for s in self._all if issubclass(kind, s.types)))
+            kind: heard for kind in kinds if (heard := tuple(s for s in self._all if issubclass(kind, s.types)))
         }
 
 

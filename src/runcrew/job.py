@@ -85,9 +85,7 @@ def _is_async(fn: object) -> bool:
             core = core.func
         elif isinstance(core, MethodType):
             core = core.__func__
-        elif isinstance(core, FunctionType) or inspect.isbuiltin(core):
-            break
-        elif isinstance(core, type) or inspect.iscoroutinefunction(core):
+        elif isinstance(core, FunctionType | type) or inspect.isbuiltin(core) or inspect.iscoroutinefunction(core):
             break
         else:
             call = type(core).__call__
@@ -335,8 +333,9 @@ class Run:
                 event.set()
         return event
 
-    def finished(self, status: Status, now: float, *, value: Any = None, error: BaseException | None = None,
-                 reason: str = "") -> Outcome[Any]:
+    def finished(
+        self, status: Status, now: float, *, value: Any = None, error: BaseException | None = None, reason: str = ""
+    ) -> Outcome[Any]:
         """The outcome of this run, ended now."""
         return Outcome(status, value, error, self.queued, self.started, now, self.attempt, self.history, reason)
 
