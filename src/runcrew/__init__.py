@@ -1,1 +1,61 @@
-"""runcrew runs all the background work of a service."""
+"""runcrew runs all the background work of a service: one way to run a job, one lifecycle, one place to look.
+
+    import runcrew as rc
+
+Every public name is on this page. Importing runcrew loads nothing else: a name brings its module when it
+is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+# fmt: off
+# isort: off
+if TYPE_CHECKING:  # for type checkers and editors
+    from runcrew.durations import Duration
+    from runcrew.job import Attempt, Outcome, Run, Status, current_run
+    from runcrew.errors import RuncrewError, ConfigError, NotAJob
+    from runcrew.errors import NotStarted, AlreadyStarted, ServiceStopping, ServiceStopped, WrongLoop
+    from runcrew.errors import RunError, RunTimeout, RunCancelled, RunInterrupted, RunSkipped, JobCrashed
+    from runcrew.errors import NoRetry, Done, StopTree
+
+#: For everybody: where each name lives. A test holds this, the imports above and `__all__` together.
+_HOMES: Final = {
+    "runcrew.durations": "Duration",
+    "runcrew.job": "Attempt Outcome Run Status current_run",
+    "runcrew.errors": "RuncrewError ConfigError NotAJob "
+                      "NotStarted AlreadyStarted ServiceStopping ServiceStopped WrongLoop "
+                      "RunError RunTimeout RunCancelled RunInterrupted RunSkipped JobCrashed "
+                      "NoRetry Done StopTree",
+}
+
+__all__ = [
+    # what travels
+    "Run", "Outcome", "Status", "Attempt", "current_run", "Duration",
+    # errors: the tree is drawn at the top of runcrew/errors.py
+    "RuncrewError", "ConfigError", "NotAJob",
+    "NotStarted", "AlreadyStarted", "ServiceStopping", "ServiceStopped", "WrongLoop",
+    "RunError", "RunTimeout", "RunCancelled", "RunInterrupted", "RunSkipped", "JobCrashed",
+    "NoRetry", "Done", "StopTree",
+]
+# isort: on
+# fmt: on
+
+if not TYPE_CHECKING:  # so that checkers refuse a name that is not there
+    _homes = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("runcrew")
+        if name not in _homes:
+            raise AttributeError(f"module 'runcrew' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_homes[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
