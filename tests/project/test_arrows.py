@@ -19,9 +19,9 @@ clock
 events
 job
 abc
-lifecycle
 insight
 backends
+lifecycle
 stores
 policies
 workers
