@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.errors import RuncrewError, ConfigError, NotAJob
     from runcrew.errors import NotStarted, AlreadyStarted, ServiceStopping, ServiceStopped, WrongLoop
     from runcrew.errors import RunError, RunTimeout, RunCancelled, RunInterrupted, RunSkipped, JobCrashed
-    from runcrew.errors import NoRetry, Done, StopTree
+    from runcrew.errors import WouldDeadlock, NoRetry, Done, StopTree
 
 #: For everybody: where each name lives. A test holds this, the imports above and `__all__` together.
 _HOMES: Final = {
@@ -27,7 +27,7 @@ _HOMES: Final = {
     "runcrew.errors": "RuncrewError ConfigError NotAJob "
                       "NotStarted AlreadyStarted ServiceStopping ServiceStopped WrongLoop "
                       "RunError RunTimeout RunCancelled RunInterrupted RunSkipped JobCrashed "
-                      "NoRetry Done StopTree",
+                      "WouldDeadlock NoRetry Done StopTree",
 }
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "RuncrewError", "ConfigError", "NotAJob",
     "NotStarted", "AlreadyStarted", "ServiceStopping", "ServiceStopped", "WrongLoop",
     "RunError", "RunTimeout", "RunCancelled", "RunInterrupted", "RunSkipped", "JobCrashed",
-    "NoRetry", "Done", "StopTree",
+    "WouldDeadlock", "NoRetry", "Done", "StopTree",
 ]
 # isort: on
 # fmt: on

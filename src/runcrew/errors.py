@@ -8,6 +8,7 @@
     ├── ServiceStopping                  it is on its way down: wait, then start it again
     ├── ServiceStopped                   it ended: start it again
     ├── WrongLoop                        it lives on another event loop, or on another thread
+    ├── WouldDeadlock                    the call would wait for itself
     ├── RunError                         a run that did not succeed; has .outcome
     │   ├── RunTimeout (TimeoutError)    its time was up
     │   ├── RunCancelled                 a caller asked for this run to end
@@ -59,6 +60,10 @@ class ServiceStopped(RuncrewError):
 
 class WrongLoop(RuncrewError):
     """The service lives on another event loop, or the call came from a thread without one."""
+
+
+class WouldDeadlock(RuncrewError):
+    """The call would wait for the very work that makes it, and so for ever."""
 
 
 class RunError(RuncrewError):

@@ -194,11 +194,13 @@ class Subscription:
 
 
 class Hub:
-    """Where events are handed in and handed out. A tree of services shares one."""
+    """Where events are handed in and handed out. Each service has one; a child's hands on to its parent's."""
 
     def __init__(self) -> None:
-        self._subscriptions: dict[type[Event], tuple[Subscription, ...]] = {}
-        self._all: tuple[Subscription, ...] = ()
+        #: The hub that hears everything that this one hears, or None.
+        self.parent: Hub | None = None
+        self._subscriptions: tuple[Subscription, ...] = ()
+        self._by_type: dict[type[Event], tuple[Subscription, ...]] = {}
 
     def subscribe(self, sink: SinkCall, *types: type[Event]) -> Subscription:
         """Have `sink(event)` called for events of these types (none given: of every type).
@@ -207,40 +209,43 @@ class Hub:
         What it raises is logged and counted in `.errors`.
         """
         subscription = Subscription(self, sink, types or (Event,))
-        self._all += (subscription,)
-        self._index()
+        self._subscriptions += (subscription,)
+        self._by_type = {}
         return subscription
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whether anybody hears events of this type: ask before making one."""
-        return kind in self._subscriptions
+        """Whether anybody hears events of this type, here or above: ask before making one."""
+        hub: Hub | None = self
+        while hub is not None:
+            if hub._subscriptions and hub._heard_by(kind):
+                return True
+            hub = hub.parent
+        return False
 
     def emit(self, event: Event) -> None:
-        """Queue an event for all who hear its type. Never waits, never raises for a sink's fault."""
-        for subscription in self._subscriptions.get(type(event), ()):
-            subscription._put(event)
+        """Queue an event for all who hear its type, here and above. Never waits, never raises for a sink's fault."""
+        hub: Hub | None = self
+        while hub is not None:
+            for subscription in hub._heard_by(type(event)):
+                subscription._put(event)
+            hub = hub.parent
 
     async def flush(self) -> None:
-        """Wait until all sinks have heard everything that was emitted so far."""
-        for subscription in self._all:
+        """Wait until the sinks of this hub have heard everything that was emitted so far."""
+        for subscription in self._subscriptions:
             await subscription.flush()
 
     @property
     def dropped(self) -> int:
-        """How many events slow sinks have lost."""
-        return sum(subscription.dropped for subscription in self._all)
+        """How many events the slow sinks of this hub have lost."""
+        return sum(subscription.dropped for subscription in self._subscriptions)
+
+    def _heard_by(self, kind: type[Event]) -> tuple[Subscription, ...]:
+        heard = self._by_type.get(kind)
+        if heard is None:
+            heard = self._by_type[kind] = tuple(s for s in self._subscriptions if issubclass(kind, s.types))
+        return heard
 
     def _remove(self, subscription: Subscription) -> None:
-        self._all = tuple(other for other in self._all if other is not subscription)
-        self._index()
-
-    def _index(self) -> None:
-        kinds = _leaves(Event)
-        self._subscriptions = {
-            kind: heard for kind in kinds if (heard := tuple(s for s in self._all if issubclass(kind, s.types)))
-        }
-
-
-def _leaves(kind: type[Event]) -> list[type[Event]]:
-    below = kind.__subclasses__()
-    return [kind, *(leaf for child in below for leaf in _leaves(child))] if below else [kind]
+        self._subscriptions = tuple(other for other in self._subscriptions if other is not subscription)
+        self._by_type = {}

@@ -234,8 +234,12 @@ class Run:
     told: bool = False
     #: Whether this attempt is in a thread now: it can be told to end, not cancelled.
     in_thread: bool = False
+    #: The ident of that thread.
+    thread: int | None = None
     #: How far it has come, as the job last said: (done, total).
     done: tuple[float, float | None] | None = None
+    #: Hears that the job says it is ready to serve, on whatever thread the job is.
+    on_ready: Callable[[], None] | None = None
     #: Ends a pause between two attempts at once; set while there is one.
     wake: Callable[[], None] | None = None
     #: The latest attempts that did not succeed.
@@ -305,6 +309,14 @@ class Run:
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the job has come, in units of its own; shown in `stats()` while it runs."""
         self.done = (done, total)
+
+    def ready(self) -> None:
+        """Say that what this job serves is up: a service made with `ready="signal"` is ready from now on.
+
+        Does nothing where nobody waits for it; may be called again.
+        """
+        if self.on_ready is not None:
+            self.on_ready()
 
     # --- what its owner may do ------------------------------------------------------
 

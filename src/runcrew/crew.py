@@ -1,0 +1,197 @@
+"""Crew: the root of a service's background work. A Supervisor with decorators and the settings of the whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeVar, overload
+
+from runcrew import clock
+from runcrew.abc import Backend as BackendContract
+from runcrew.abc import Middleware
+from runcrew.backends import LoopGuard
+from runcrew.durations import Duration, optional
+from runcrew.errors import ConfigError
+from runcrew.events import LoopBlocked
+from runcrew.lifecycle import Hooks
+from runcrew.lifecycle.hooks import hooks_of
+from runcrew.policies import Backoff, Concurrency, Dedupe, Rules
+from runcrew.supervise import Interval, OneShot, Supervisor
+from runcrew.supervise.decide import OnFailure
+from runcrew.supervise.oneshot import Ready
+from runcrew.supervise.ticks import First, Mode
+from runcrew.workers import Intensity
+
+F = TypeVar("F", bound=Callable[[], Any])
+H = TypeVar("H", bound=Callable[[], Any])
+
+_log: Final = logging.getLogger("runcrew")
+
+
+class Crew(Supervisor):
+    """Runs all the background work of a service: declare it with decorators, then `rc.run(crew)`.
+
+    Also `async with crew:` inside a loop that runs already. `crew["name"]` is the handle of a child.
+    """
+
+    _stop_together = True
+
+    def __init__(
+        self,
+        name: str = "crew",
+        *,
+        on_failure: OnFailure = "stop",
+        intensity: Intensity | None = None,
+        backoff: Backoff | None = None,
+        timeout: Duration | None = None,
+        deadline: Duration | None = None,
+        middleware: Sequence[Middleware] = (),
+        backend: str | BackendContract | None = None,
+        keep_open: bool = False,
+        stop_timeout: Duration = "30s",
+        on_stopping: Hooks = (),
+        on_stopped: Hooks = (),
+        hooks_timeout: Duration = "5s",
+        loop_block: Duration | None = "500ms",
+    ) -> None:
+        """timeout, deadline, middleware, backend: for every job that does not say it itself (a job's own
+        middleware goes inside these).
+
+        loop_block: a call that keeps the event loop busy for longer than this is reported with its job's
+            name and stack, in the log and as `events.LoopBlocked`; None: no watching.
+        on_failure, intensity, backoff, keep_open, stop_timeout and the hooks: see `Supervisor`. At a stop the
+            children stop together, each after those that depend on it.
+        Raises ConfigError for bad values.
+        """
+        super().__init__(
+            name=name, on_failure=on_failure, intensity=intensity, backoff=backoff, keep_open=keep_open,
+            stop_timeout=stop_timeout, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout,
+        )  # fmt: skip
+        optional(timeout, "timeout", zero=False)
+        optional(deadline, "deadline", zero=False)
+        self._timeout, self._deadline = timeout, deadline
+        self._middleware, self._backend = tuple(middleware), backend
+        span = optional(loop_block, "loop_block", zero=False)
+        self._guard = None if span is None else LoopGuard(span, self._loop_blocked)
+
+    # --- declaring work ---------------------------------------------------------------------
+
+    @overload
+    def oneshot(self, fn: F, /) -> F: ...
+
+    @overload
+    def oneshot(
+        self,
+        *,
+        name: str | None = None,
+        depends_on: Sequence[str] = (),
+        delay: Duration | None = None,
+        drain: Literal["cancel", "finish"] = "cancel",
+        ready: Ready = "started",
+        on_failure: OnFailure = "stop",
+        retry: Rules = (),
+        timeout: Duration | None = None,
+        deadline: Duration | None = None,
+        concurrency: Concurrency | None = None,
+        dedupe: Dedupe | None = None,
+        middleware: Sequence[Middleware] = (),
+        backend: str | BackendContract | None = None,
+        on_stopping: Hooks = (),
+        on_stopped: Hooks = (),
+        hooks_timeout: Duration = "5s",
+    ) -> Callable[[F], F]: ...
+
+    def oneshot(
+        self, fn: Callable[[], Any] | None = None, /, *, depends_on: Sequence[str] = (), **options: Any
+    ) -> Any:
+        """Decorator: the function is a child that is run once. See `OneShot` for the options.
+
+        `@crew.oneshot` or `@crew.oneshot(retry=…)`. The function itself is returned unchanged.
+        depends_on: names of children that must be ready first.
+        """
+
+        def declare(fn: F) -> F:
+            self.add(OneShot(fn, **self._with_defaults(options)), depends_on=depends_on)
+            return fn
+
+        return declare if fn is None else declare(fn)
+
+    def interval(
+        self,
+        every: Duration,
+        *,
+        name: str | None = None,
+        depends_on: Sequence[str] = (),
+        mode: Mode = "rate",
+        first: First = "now",
+        jitter: Duration | None = None,
+        delay: Duration | None = None,
+        on_failure: OnFailure = "restart",
+        retry: Rules = (),
+        timeout: Duration | None = None,
+        deadline: Duration | None = None,
+        concurrency: Concurrency | None = None,
+        dedupe: Dedupe | None = None,
+        middleware: Sequence[Middleware] = (),
+        backend: str | BackendContract | None = None,
+        on_stopping: Hooks = (),
+        on_stopped: Hooks = (),
+        hooks_timeout: Duration = "5s",
+    ) -> Callable[[F], F]:
+        """Decorator: the function is a child that is run every so often. See `Interval` for the options.
+
+        A permanent error restarts it here, with backoff, 5 times in 60 s (the crew's `intensity`); then the
+        crew ends. The function itself is returned unchanged. depends_on: children that must be ready first.
+        """
+        if callable(every):
+            raise ConfigError(f"every: {every!r} is a function: write @crew.interval(\"10s\"), with the interval")
+        options = self._with_defaults(
+            {
+                "name": name, "mode": mode, "first": first, "jitter": jitter, "delay": delay, "on_failure": on_failure,
+                "retry": retry, "timeout": timeout, "deadline": deadline, "concurrency": concurrency, "dedupe": dedupe,
+                "middleware": middleware, "backend": backend, "on_stopping": on_stopping, "on_stopped": on_stopped,
+                "hooks_timeout": hooks_timeout,
+            }
+        )  # fmt: skip
+
+        def declare(fn: F) -> F:
+            self.add(Interval(fn, every, **options), depends_on=depends_on)
+            return fn
+
+        return declare
+
+    def on_stopping(self, hook: H) -> H:
+        """Decorator: call this when a stop begins, before anything is cancelled. Async, or plain in a thread."""
+        self._stopping_hooks += hooks_of(self.name, hook, "on_stopping")
+        return hook
+
+    def on_stopped(self, hook: H) -> H:
+        """Decorator: call this when all work has ended, however it ended; the last added is called first."""
+        self._stopped_hooks += hooks_of(self.name, hook, "on_stopped")
+        return hook
+
+    def _with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
+        merged = dict(options)
+        for key, default in (("timeout", self._timeout), ("deadline", self._deadline), ("backend", self._backend)):
+            if merged.get(key) is None:
+                merged[key] = default
+        merged["middleware"] = (*self._middleware, *merged.get("middleware", ()))
+        return merged
+
+    # --- the crew's own life ------------------------------------------------------------------
+
+    def _launch(self) -> bool:
+        if self._guard is not None:
+            self._guard.start()
+        return super()._launch()
+
+    def _finish(self) -> None:
+        if self._guard is not None:
+            self._guard.stop()
+        super()._finish()
+
+    def _loop_blocked(self, job: str, seconds: float, stack: str) -> None:
+        # Called on the guard's own thread: the loop is what is blocked.
+        if self._loop is not None and self.hub.wants(LoopBlocked):
+            event = LoopBlocked(clock.current().now(), self.name, job, seconds, stack)
+            self._loop.call_soon_threadsafe(self.hub.emit, event)

@@ -1,0 +1,403 @@
+"""The life of a service, given once: every door and the Supervisor are built on it.
+
+A subclass says what its work is (`_launch`, `_begin_drain`, `_cut`) and calls `_work_ended` when none of it
+is left; the states, the order of a stop, its limits, hooks, waiting and reporting are here. A stop runs in a
+task of the service's own, so whoever asked for it may be cancelled without harm, and may ask from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, Self
+
+from runcrew import clock
+from runcrew.durations import Duration, seconds
+from runcrew.errors import NotStarted, ServiceStopped, ServiceStopping, WouldDeadlock, WrongLoop
+from runcrew.events import Event, HookFailed, Hub, SinkCall, StateChanged, Subscription
+from runcrew.lifecycle.hooks import Hook, Hooks, hooks_of, run_hooks
+from runcrew.lifecycle.latch import Latch, Limit
+from runcrew.lifecycle.report import HookError, StopReport, Stuck
+from runcrew.lifecycle.state import State
+
+_log: Final = logging.getLogger("runcrew")
+
+#: How long work that has been cancelled may take to end before it is reported as stuck.
+GRACE: Final = 1.0
+
+#: The services whose work this code is part of, innermost first.
+_inside: ContextVar[tuple[BaseService, ...]] = ContextVar("runcrew_inside", default=())
+
+
+class BaseService:
+    """States, start, stop, kill, wait and hooks. See the module's docstring for what a subclass adds."""
+
+    def __init__(
+        self, name: str, *, on_stopping: Hooks = (), on_stopped: Hooks = (), hooks_timeout: Duration = "5s"
+    ) -> None:
+        self.name = name
+        self.hub = Hub()
+        self._stopping_hooks = hooks_of(name, on_stopping, "on_stopping")
+        self._stopped_hooks = hooks_of(name, on_stopped, "on_stopped")
+        self._hooks_timeout = seconds(hooks_timeout, "hooks_timeout")
+        self._parent: BaseService | None = None
+        self._state = State.NEW
+        self._generation = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._context = contextvars.Context()
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+        self._stop_tree = False
+        self._report: StopReport | None = None
+        self._ready = Latch()
+        self._over = Latch()
+        self._quiet = Latch()
+        self._limit = Limit()
+        self._hook_errors: list[HookError] = []
+        self._stuck: tuple[Stuck, ...] = ()
+        self._stop_began = 0.0
+        self._finished = self._cancelled = self._never_started = 0
+        self._was_ready = False
+        self._stopper: asyncio.Task[None] | None = None
+
+    # --- what a subclass says -------------------------------------------------------
+
+    def _launch(self) -> bool:
+        """Begin the work, and tell whether that makes it ready; else `_is_ready` is called later.
+
+        Must not wait. Raising makes this life a failed one.
+        """
+        return True
+
+    def _begin_drain(self) -> None:
+        """A stop has begun: accept nothing new and let end what was promised. Must not wait."""
+
+    def _cut(self) -> None:
+        """Time is up: cancel whatever is left. Must not wait; may be called more than once."""
+
+    def _still_running(self) -> tuple[Stuck, ...]:
+        """What has not ended although it was cut, and where it hangs."""
+        return ()
+
+    def _grace(self) -> float:
+        """How long the work may take to end after `_cut`."""
+        return GRACE
+
+    def _epilogue(self) -> list[Hook]:
+        """The hooks to run when the work has ended; those of a supervised service are its supervisor's to run."""
+        return self._stopped_hooks if self._parent is None else []
+
+    def _children_reports(self) -> tuple[StopReport, ...]:
+        return ()
+
+    # --- what everybody may ask -----------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Where this service is in its life."""
+        return self._state
+
+    @property
+    def generation(self) -> int:
+        """How many lives it has begun; 0 before the first start."""
+        return self._generation
+
+    @property
+    def error(self) -> BaseException | None:
+        """The permanent error that ended this life, or None."""
+        return self._error
+
+    @property
+    def report(self) -> StopReport | None:
+        """The report of the last stop, or None before there was one."""
+        return self._report
+
+    def subscribe(self, sink: SinkCall, *types: type[Event]) -> Subscription:
+        """Have `sink(event)` called, on the event loop, for what happens in this service and below it.
+
+        types: event classes from `runcrew.events`; none given means all. What a sink raises is logged and
+        counted. A sink that is too slow loses the oldest events and `subscription.dropped` says how many.
+        """
+        return self.hub.subscribe(sink, *types)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}: {self._state}>"
+
+    # --- start ------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin a life on the running loop, and return once ready.
+
+        While running it does nothing; while starting it waits for the same readiness. From stopped or
+        failed it begins a new life (generation + 1) with nothing left over from the last.
+        Raises ServiceStopping while stopping, WrongLoop from another loop, what made the start fail, and
+        ServiceStopped where a stop came first. Cancelling it ends the new life again before it returns.
+        """
+        if self._state.alive:
+            self._check_loop()
+        if self._state is State.RUNNING:
+            return
+        if self._state is State.STOPPING:
+            raise ServiceStopping(f"{self.name} is stopping: await its wait(), then start() it again")
+        mine = self._state is not State.STARTING
+        if mine:
+            self._bring_up()
+        try:
+            await self._ready.wait()
+        except asyncio.CancelledError:
+            if mine and self._state.alive:
+                self._begin_stop(0.0)
+                await self._over.wait()
+            raise
+        if self._error is not None:
+            raise self._error.with_traceback(self._traceback)
+        if not self._was_ready:
+            raise ServiceStopped(f"{self.name} was stopped while it was starting")
+
+    def _bring_up(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._generation += 1
+        self._begin_life()
+        self._context = contextvars.copy_context()
+        self._context.run(_inside.set, (self, *self._ancestors()))
+        self._set_state(State.STARTING)
+        try:
+            ready = self._launch()
+        except BaseException as error:
+            self._fail(error)
+            self._cut()
+            self._work_ended()
+            raise
+        if ready:
+            self._is_ready()
+
+    def _is_ready(self) -> None:
+        """For subclasses: the work is up; `start()` returns."""
+        if self._state is State.STARTING:
+            self._was_ready = True
+            self._set_state(State.RUNNING)
+            self._ready.open()
+
+    # --- stop -------------------------------------------------------------------------
+
+    async def stop(self, timeout: Duration = "30s") -> StopReport:
+        """End: take nothing new, finish what was promised, and after `timeout` cancel the rest.
+
+        timeout: seconds or a span, counted from the call, for everything together; part of it is kept for
+        the hooks that run at the end. With several stops under way the earliest limit counts.
+        Safe in every state: before a start it makes the service stopped, after the end it returns the
+        last report. From inside the service's own work (a job, a hook) it begins the stop and returns at
+        once, with a report that says `complete=False`. Cancelling it ends only the waiting.
+        Raises ConfigError for a bad timeout, WrongLoop from another loop. Errors of jobs are in the report.
+        """
+        return await self._end(seconds(timeout, "timeout"))
+
+    async def kill(self) -> StopReport:
+        """End at once: cancel everything, without draining and without the `on_stopping` hooks.
+
+        Otherwise the same as `stop(timeout=0)`; it also cuts short a stop that is under way. Returns
+        within about a second and reports what would not stop. `on_stopped` hooks still run.
+        """
+        return await self._end(0.0)
+
+    async def _end(self, span: float) -> StopReport:
+        if self._state is State.NEW:
+            self._report = StopReport(self.name)
+            self._set_state(State.STOPPED)
+            self._ready.open()
+            self._over.open()
+        if self._state.alive:
+            self._check_loop()
+            self._begin_stop(span)
+            if is_inside(self):
+                return self._report or StopReport(self.name, complete=False)
+            await self._over.wait()
+        assert self._report is not None
+        return self._report
+
+    def _begin_stop(self, span: float) -> None:
+        """Bring the stop under way, or closer. Plain: everything that takes time happens in a task."""
+        assert self._loop is not None
+        now = self._loop.time()
+        reserve = min(self._hooks_timeout, span / 4) if self._epilogue() else 0.0
+        self._limit.move(now + span - reserve)
+        if self._state is State.STARTING or self._state is State.RUNNING:
+            self._stop_began = now
+            self._set_state(State.STOPPING)
+            self._stopper = self._spawn(self._go_down(skip_hooks=span == 0), "stop")
+
+    async def _go_down(self, *, skip_hooks: bool) -> None:
+        if self._stopping_hooks and not skip_hooks:
+            budget = min(self._hooks_timeout, max(0.0, self._limit.when - self._now()))
+            await self._run_hooks(self._stopping_hooks, "on_stopping", budget)
+        if not self._quiet.is_open:
+            self._begin_drain()
+        if not await self._quiet.wait_until(self._limit):
+            self._cut()
+            if not await self._quiet.wait_until(Limit(self._now() + self._grace())):
+                self._stuck = self._still_running()
+        await self._wind_up()
+
+    async def _wind_up(self) -> None:
+        await self._run_hooks(self._epilogue(), "on_stopped", self._hooks_timeout)
+        self._finish()
+
+    def _finish(self) -> None:
+        errors = self._errors()
+        self._report = StopReport(
+            self.name,
+            self._finished,
+            self._cancelled,
+            self._never_started,
+            self._stuck,
+            tuple(self._hook_errors),
+            errors,
+            max(0.0, self._now() - self._stop_began),
+            True,
+            self._stop_tree,
+        ).with_children(self._children_reports())
+        self._set_state(State.STOPPED if self._error is None else State.FAILED)
+        self._stopper = None
+        self._ready.open()
+        self._over.open()
+
+    def _errors(self) -> tuple[BaseException, ...]:
+        return () if self._error is None else (self._error,)
+
+    # --- the end of the work ----------------------------------------------------------
+
+    def _work_ended(self) -> None:
+        """For subclasses: nothing of this life's work is left. Idempotent."""
+        if self._quiet.is_open:
+            return
+        self._quiet.open()
+        if self._state is State.STARTING or self._state is State.RUNNING:
+            # It ended by itself: there is nothing to drain, and nothing whose stopping could be announced.
+            self._stop_began = self._now()
+            if self._state is State.STARTING and self._error is None:
+                self._is_ready()
+            self._set_state(State.STOPPING)
+            if self._epilogue():
+                self._stopper = self._spawn(self._wind_up(), "stop")
+            else:
+                self._finish()
+
+    def _fail(self, error: BaseException) -> None:
+        """For subclasses: this life is ended by `error`. The first one stays."""
+        if self._error is None:
+            self._error = error
+            self._traceback = error.__traceback__
+
+    # --- wait -------------------------------------------------------------------------
+
+    async def wait(self) -> StopReport:
+        """Return when this life has ended, with its report; raise what ended it where that is an error.
+
+        The error is the object that the job raised (a Supervisor gives an ExceptionGroup of all of them).
+        A stop that was asked for is no error. Cancelling ends only the waiting. Raises NotStarted before
+        the first start, and WouldDeadlock from inside the service's own work, which it would wait for.
+        """
+        if self._state is State.NEW:
+            raise NotStarted(f"{self.name} has not been started: nothing to wait for")
+        if not self._state.over:
+            self._check_loop()
+            if is_inside(self):
+                raise WouldDeadlock(f"a job of {self.name} waits for {self.name} to end, and so for itself")
+            await self._over.wait()
+        if self._error is not None:
+            raise self._error.with_traceback(self._traceback)
+        assert self._report is not None
+        return self._report
+
+    async def run(self) -> StopReport:
+        """Start, and wait for the end. Cancelling it stops the service first (default timeout).
+
+        A permanent error is raised also where the caller was cancelled in the meantime: a cancellation
+        never hides a real error.
+        """
+        try:
+            await self.start()
+            return await self.wait()
+        except asyncio.CancelledError:
+            if self._state.alive:
+                await self.stop()
+            if self._error is not None:
+                raise self._error.with_traceback(self._traceback) from None
+            raise
+
+    async def __aenter__(self) -> Self:
+        """Start; leaving the block stops (see `stop`), and raises the error that ended the service, if any."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.stop()
+        except asyncio.CancelledError:
+            await self.kill()
+            raise
+        if self._error is None or self._error is error:
+            return
+        mine = self._error.with_traceback(self._traceback)
+        if error is None or isinstance(error, asyncio.CancelledError):
+            raise mine
+        raise BaseExceptionGroup(f"{self.name} and the block that used it both failed", [error, mine])
+
+    # --- for the tree above -------------------------------------------------------------
+
+    def _adopt(self, parent: BaseService) -> None:
+        """A supervisor takes charge: it hears all events, and runs the `on_stopped` hooks."""
+        self._parent = parent
+        self.hub.parent = parent.hub
+
+    def _release(self) -> None:
+        self._parent = self.hub.parent = None
+
+    def _ancestors(self) -> tuple[BaseService, ...]:
+        parent = self._parent
+        return () if parent is None else (parent, *parent._ancestors())
+
+    # --- small helpers ----------------------------------------------------------------
+
+    async def _run_hooks(self, hooks: list[Hook], moment: str, budget: float) -> None:
+        errors = await run_hooks(hooks, moment, budget, self._context)
+        self._hook_errors += errors
+        if errors and self.hub.wants(HookFailed):
+            now = clock.current().now()
+            for failed in errors:
+                self.hub.emit(HookFailed(now, failed.service, failed.hook, moment, failed.error))
+
+    def _spawn(self, coro: Any, what: str) -> asyncio.Task[None]:
+        assert self._loop is not None
+        task: asyncio.Task[None] = self._loop.create_task(coro, name=f"{self.name}-{what}", context=self._context)
+        return task
+
+    def _now(self) -> float:
+        return 0.0 if self._loop is None else self._loop.time()
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoop(
+                f"{self.name} lives on another event loop: call it there "
+                "(asyncio.run_coroutine_threadsafe from a thread, with that loop)"
+            )
+
+    def _set_state(self, new: State) -> None:
+        old, self._state = self._state, new
+        _log.debug("%s: %s -> %s", self.name, old, new, extra={"service": self.name, "state": new.value})
+        if self.hub.wants(StateChanged):
+            error = self._error if new is State.FAILED else None
+            self.hub.emit(StateChanged(clock.current().now(), self.name, old, new, error))
+
+
+def is_inside(service: BaseService) -> bool:
+    """Whether this code is part of the work of `service`: one of its jobs or hooks, at whatever depth."""
+    return service in _inside.get()

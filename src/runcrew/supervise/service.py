@@ -1,0 +1,223 @@
+"""What OneShot and Interval share: a service whose work is the runs of one job, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from runcrew import clock
+from runcrew.abc import AttemptStore, Backend
+from runcrew.backends import choose
+from runcrew.durations import Duration, text
+from runcrew.errors import Done, StopTree
+from runcrew.events import RunEnded, RunRetried, RunStarted
+from runcrew.insight import Meter, RunStats
+from runcrew.job import Job, Outcome, Run, Status
+from runcrew.lifecycle import BaseService, Execution, Hooks, State, Stuck
+from runcrew.policies import Options, chain, describe
+from runcrew.supervise.decide import OnFailure, check_on_failure
+
+_log: Final = logging.getLogger("runcrew")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNow:
+    """A run under way: its id, attempt, when it began to be an attempt at all, and how far it says it is."""
+
+    id: str
+    attempt: int
+    started_at: datetime | None
+    progress: tuple[float, float | None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStats:
+    """A snapshot of one OneShot or Interval. Instants in UTC."""
+
+    name: str
+    state: State
+    generation: int
+    runs: RunStats
+    running: tuple[RunningNow, ...]
+    #: The last run's outcome, and the permanent error of this life, if any.
+    last: Outcome[Any] | None
+    error: BaseException | None
+    #: Intervals only: when the next tick is due, how many were passed over, whether it is paused.
+    next_at: datetime | None = None
+    missed: int = 0
+    paused: bool = False
+
+
+class JobService(BaseService):
+    """Runs one job, one run at a time, through the chain of its policies."""
+
+    def __init__(
+        self,
+        fn: Callable[[], Any],
+        *,
+        name: str | None,
+        options: Options,
+        backend: str | Backend | None,
+        on_failure: OnFailure,
+        on_stopping: Hooks,
+        on_stopped: Hooks,
+        hooks_timeout: Duration,
+    ) -> None:
+        self.job = Job(fn, name)
+        super().__init__(self.job.name, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout)
+        #: What a supervisor does when this service fails for good.
+        self.on_failure = check_on_failure(on_failure)
+        #: Where a supervisor keeps retry state over restarts; None: fresh in every run.
+        self.attempts: AttemptStore | None = None
+        where = choose(self.job, backend)
+        self._handler = chain(self.job, where, options, on_retry=self._retried, attempts=_KeptAttempts(self))
+        self._chain = describe(self.job, where, options)
+        self._meter = Meter()
+        self._last: Outcome[Any] | None = None
+
+    def _begin_life(self) -> None:
+        super()._begin_life()
+        self._execution: Execution | None = None
+
+    def describe(self) -> tuple[str, ...]:
+        """The chain that each run goes through, outermost first, in words."""
+        return self._chain
+
+    @property
+    def outcome(self) -> Outcome[Any] | None:
+        """The outcome of the last run that ended, or None."""
+        return self._last
+
+    # --- one run ------------------------------------------------------------------------
+
+    def _begin_run(self, cause: str) -> None:
+        run = Run(self.job)
+        run.cause, run.service, run.queued = cause, self.name, clock.current().now()
+        run.on_ready = self._ready_signal
+        self._meter.began()
+        self._execution = Execution(run, self._handler, self._run_ended, self._context.copy())
+        if self.hub.wants(RunStarted):
+            self.hub.emit(RunStarted(run.queued, self.name, run.id, cause))
+
+    def _run_ended(self, execution: Execution, outcome: Outcome[Any]) -> None:
+        self._execution = None
+        message = outcome.error
+        if outcome.status is Status.FAILED and isinstance(message, (Done, StopTree)):
+            # Not a failure: the job has told its service, or the whole tree, that it is finished.
+            outcome.status, outcome.error = Status.SUCCEEDED, None
+            outcome.reason = str(message) or type(message).__name__
+            self._stop_tree = isinstance(message, StopTree)
+        self._last = outcome
+        self._meter.ended(outcome)
+        if self._state is State.STOPPING:
+            cut = outcome.status in (Status.INTERRUPTED, Status.CANCELLED)
+            self._cancelled += cut
+            self._finished += not cut
+        self._tell_end(execution.run, outcome)
+        self._after_run(outcome, finished=isinstance(message, (Done, StopTree)))
+
+    def _after_run(self, outcome: Outcome[Any], *, finished: bool) -> None:
+        """Decide what follows; `finished`: the job wants no other run."""
+        raise NotImplementedError
+
+    def _end_with(self, outcome: Outcome[Any]) -> None:
+        """This outcome ends the life: as a failure, unless it succeeded or a stop brought it about."""
+        asked = self._state is State.STOPPING and outcome.status is Status.INTERRUPTED
+        if outcome.status is not Status.SUCCEEDED and not asked:
+            try:
+                outcome.unwrap()
+            except Exception as error:
+                self._fail(error)
+                _log.error("%s failed for good: %s", self.name, _brief(error), extra={"service": self.name})
+        self._work_ended()
+
+    # --- the parts of a stop that both have -------------------------------------------------
+
+    def _cut(self) -> None:
+        if self._execution is not None:
+            self._execution.abandon(Status.INTERRUPTED, "its service ran out of time to stop")
+
+    def _still_running(self) -> tuple[Stuck, ...]:
+        execution = self._execution
+        return () if execution is None else (Stuck(self.name, f"run {execution.run.id}", execution.stack()),)
+
+    # --- telling ---------------------------------------------------------------------------
+
+    def _ready_signal(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._is_ready)
+
+    def _retried(self, run: Run, error: BaseException, delay: float, rule: str) -> None:
+        self._meter.retried()
+        _log.warning(
+            "%s: attempt %d failed, the next in %s by %s: %s",
+            self.name, run.attempt, text(delay), rule, _brief(error),
+            extra={"service": self.name, "run": run.id, "attempt": run.attempt},
+        )  # fmt: skip
+        if self.hub.wants(RunRetried):
+            now = clock.current().now()
+            self.hub.emit(RunRetried(now, self.name, run.id, run.attempt, delay, rule, error))
+
+    def _tell_end(self, run: Run, outcome: Outcome[Any]) -> None:
+        _log.debug(
+            "%s: run %s %s after %s", self.name, run.id, outcome.status, text(outcome.elapsed),
+            extra={"service": self.name, "run": run.id, "status": outcome.status.value},
+        )  # fmt: skip
+        if self.hub.wants(RunEnded):
+            self.hub.emit(
+                RunEnded(
+                    outcome.ended, self.name, run.id, outcome.status, outcome.elapsed, outcome.attempts,
+                    outcome.error, outcome.reason,
+                )
+            )  # fmt: skip
+
+    def stats(self) -> ServiceStats:
+        """An immutable snapshot, from any thread."""
+        execution = self._execution
+        running: tuple[RunningNow, ...] = ()
+        if execution is not None:
+            run = execution.run
+            started = None if run.started is None else clock.utc(run.started)
+            running = (RunningNow(run.id, run.attempt, started, run.done),)
+        return ServiceStats(
+            self.name, self._state, self._generation, self._meter.snapshot(), running, self._last, self._error
+        )
+
+
+class _KeptAttempts:
+    """The attempt store of whoever supervises the service just now; none: nothing is kept."""
+
+    def __init__(self, service: JobService) -> None:
+        self._service = service
+
+    def load(self, key: str, /) -> Mapping[str, int] | None:
+        store = self._service.attempts
+        return None if store is None else store.load(key)
+
+    def save(self, key: str, state: Mapping[str, int], /) -> None:
+        if (store := self._service.attempts) is not None:
+            store.save(key, state)
+
+    def clear(self, key: str, /) -> None:
+        if (store := self._service.attempts) is not None:
+            store.clear(key)
+
+
+def _brief(error: BaseException) -> str:
+    """An error in one line of bounded length, whatever its own text does."""
+    try:
+        words = str(error)
+    except Exception:
+        words = "(its text cannot be made)"
+    return f"{type(error).__name__}: {words[:200]}"
+
+
+def loop_timer(
+    loop: asyncio.AbstractEventLoop, due: float, callback: Callable[[], None], context: Any
+) -> asyncio.TimerHandle:
+    """Call `callback` at the instant `due` (seconds since the epoch), or at once if that has passed."""
+    return loop.call_later(max(0.0, due - clock.current().now()), callback, context=context)

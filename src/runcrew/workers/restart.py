@@ -1,0 +1,76 @@
+"""Whether to restart what failed, and when: pure, asked with the time of the failure.
+
+Failures are counted on a scale that decays: each one adds 1, and `limit` of them drain away per `period`,
+steadily. So `limit` failures may come in a burst, and no more than `limit` per `period` in the long run;
+one more, and it is given up. The same count says how far the backoff has grown: after quiet times it
+starts from the beginning again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runcrew.durations import Duration, seconds, text
+from runcrew.errors import ConfigError
+from runcrew.policies import Backoff, Exponential
+
+
+class Intensity:
+    """How many failures are borne: `limit` within `period` (default 5 in 60 s). 0 bears none."""
+
+    __slots__ = ("limit", "period")
+
+    def __init__(self, limit: int = 5, period: Duration = "60s") -> None:
+        """Raises ConfigError where limit is not a whole number of at least 0, or period not above zero."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ConfigError(f"limit: {limit!r} is not a number of restarts: give 0 or more")
+        self.limit = limit
+        self.period = seconds(period, "period", zero=False)
+
+    def __repr__(self) -> str:
+        return f"Intensity({self.limit}, {text(self.period)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start it again after `delay` seconds."""
+
+    delay: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Do not start it again."""
+
+    reason: str
+
+
+#: The backoff between restarts where none is given: a second at first, half a minute at most, with jitter.
+DEFAULT_BACKOFF: Backoff = Exponential("1s", cap="30s", factor=2, jitter="equal")
+
+
+class Restarts:
+    """The count of one child's failures, and what follows from it."""
+
+    __slots__ = ("_backoff", "_count", "_intensity", "_since", "total")
+
+    def __init__(self, intensity: Intensity, backoff: Backoff) -> None:
+        self._intensity = intensity
+        self._backoff = backoff
+        self._count = 0.0
+        self._since = 0.0
+        #: Restarts decided on so far.
+        self.total = 0
+
+    def failed(self, now: float) -> Restart | GiveUp:
+        """Decide about a failure at `now`, in seconds on any clock that only goes forward."""
+        limit, period = self._intensity.limit, self._intensity.period
+        drained = (now - self._since) * limit / period
+        before = max(0.0, self._count - drained)
+        self._count, self._since = before + 1, now
+        within = f"{limit} in {text(period)}"
+        if self._count > limit:
+            return GiveUp(f"it has failed more often than is borne: {within}")
+        self.total += 1
+        return Restart(self._backoff.delay(int(before)), f"failure {self._count:.3g} of {within}")
