@@ -26,7 +26,7 @@ stores
 policies
 workers
 supervise schedule reconcile pool queue
-crew config
+crew config program
 __init__
 cli web testing contrib
 """

@@ -51,6 +51,12 @@ def test_the_three_lists_agree() -> None:
     assert len(runcrew.__all__) == len(set(runcrew.__all__))
 
 
+def test_no_module_hides_a_public_name() -> None:
+    """No module directly under the root has a public name: importing it would put the module in the name's place."""
+    modules = {path.stem for path in PAGE.parent.iterdir()}
+    assert [] == sorted(modules & set(runcrew.__all__))
+
+
 def test_dir_shows_the_public_names() -> None:
     """`dir(runcrew)` lists what is public before anything of it was used."""
     assert [] == sorted(set(runcrew.__all__) - set(dir(runcrew)))

@@ -51,12 +51,13 @@ def own_time(path: Path) -> Iterator[str]:
     """Time and chance read anywhere but in clock.py: a virtual clock could not reach it."""
     if path.name == "clock.py":
         return
+    kept = ("time", "secrets") if "testing" in path.parts else ("time", "random", "secrets")  # tests choose their chance
     for node in nodes(path):
         match node:
             case ast.Import(names=names):
-                found = [a.name for a in names if a.name in ("time", "random", "secrets")]
-            case ast.ImportFrom(module="time" | "random" | "secrets", level=0):
-                found = [node.module]
+                found = [a.name for a in names if a.name in kept]
+            case ast.ImportFrom(module=str(module), level=0) if module in kept:
+                found = [module]
             case ast.Attribute(attr="now" | "utcnow" | "today") if dotted(node.value).endswith(("datetime", "date")):
                 found = [dotted(node)]
             case _:
