@@ -101,9 +101,7 @@ class Crew(Supervisor):
         hooks_timeout: Duration = "5s",
     ) -> Callable[[F], F]: ...
 
-    def oneshot(
-        self, fn: Callable[[], Any] | None = None, /, *, depends_on: Sequence[str] = (), **options: Any
-    ) -> Any:
+    def oneshot(self, fn: Callable[[], Any] | None = None, /, *, depends_on: Sequence[str] = (), **options: Any) -> Any:
         """Decorator: the function is a child that is run once. See `OneShot` for the options.
 
         `@crew.oneshot` or `@crew.oneshot(retry=…)`. The function itself is returned unchanged.
@@ -144,7 +142,7 @@ class Crew(Supervisor):
         crew ends. The function itself is returned unchanged. depends_on: children that must be ready first.
         """
         if callable(every):
-            raise ConfigError(f"every: {every!r} is a function: write @crew.interval(\"10s\"), with the interval")
+            raise ConfigError(f'every: {every!r} is a function: write @crew.interval("10s"), with the interval')
         options = self._with_defaults(
             {
                 "name": name, "mode": mode, "first": first, "jitter": jitter, "delay": delay, "on_failure": on_failure,
@@ -185,10 +183,10 @@ class Crew(Supervisor):
             self._guard.start()
         return super()._launch()
 
-    def _finish(self) -> None:
+    def _end_life(self) -> None:
         if self._guard is not None:
             self._guard.stop()
-        super()._finish()
+        super()._end_life()
 
     def _loop_blocked(self, job: str, seconds: float, stack: str) -> None:
         # Called on the guard's own thread: the loop is what is blocked.

@@ -46,7 +46,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._begun = 0
-        self._counts = {status: 0 for status in Status}
+        self._counts = dict.fromkeys(Status, 0)
         self._retries = 0
         self._timed = 0
         self._total = self._last = self._max = 0.0

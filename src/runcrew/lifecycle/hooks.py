@@ -46,9 +46,7 @@ def hooks_of(service: str, hooks: Hooks, name: str) -> list[Hook]:
     return [Hook(service, Job(hook)) for hook in hooks]
 
 
-async def run_hooks(
-    hooks: Sequence[Hook], moment: str, budget: float, context: contextvars.Context
-) -> list[HookError]:
+async def run_hooks(hooks: Sequence[Hook], moment: str, budget: float, context: contextvars.Context) -> list[HookError]:
     """Run `hooks`, last first, within `budget` seconds. Never raises for a hook's fault; cancelling ends it."""
     time = clock.current()
     end = time.now() + budget

@@ -20,7 +20,8 @@ from runcrew.errors import NotStarted, ServiceStopped, ServiceStopping, WouldDea
 from runcrew.events import Event, HookFailed, Hub, SinkCall, StateChanged, Subscription
 from runcrew.lifecycle.hooks import Hook, Hooks, hooks_of, run_hooks
 from runcrew.lifecycle.latch import Latch, Limit
-from runcrew.lifecycle.report import HookError, StopReport, Stuck
+from runcrew.lifecycle.life import Life
+from runcrew.lifecycle.report import StopReport, Stuck
 from runcrew.lifecycle.state import State
 
 _log: Final = logging.getLogger("runcrew")
@@ -51,19 +52,9 @@ class BaseService:
         self._begin_life()
 
     def _begin_life(self) -> None:
-        self._error: BaseException | None = None
-        self._traceback: TracebackType | None = None
-        self._stop_tree = False
-        self._report: StopReport | None = None
-        self._ready = Latch()
-        self._over = Latch()
-        self._quiet = Latch()
-        self._limit = Limit()
-        self._hook_errors: list[HookError] = []
-        self._stuck: tuple[Stuck, ...] = ()
-        self._stop_began = 0.0
+        """Forget the last life. A subclass adds what it keeps for one life only."""
+        self._life = Life()
         self._finished = self._cancelled = self._never_started = 0
-        self._was_ready = False
         self._stopper: asyncio.Task[None] | None = None
 
     # --- what a subclass says -------------------------------------------------------
@@ -111,12 +102,12 @@ class BaseService:
     @property
     def error(self) -> BaseException | None:
         """The permanent error that ended this life, or None."""
-        return self._error
+        return self._life.error
 
     @property
     def report(self) -> StopReport | None:
-        """The report of the last stop, or None before there was one."""
-        return self._report
+        """How this life ended, or None while it goes on."""
+        return self._life.report
 
     def subscribe(self, sink: SinkCall, *types: type[Event]) -> Subscription:
         """Have `sink(event)` called, on the event loop, for what happens in this service and below it.
@@ -136,8 +127,9 @@ class BaseService:
 
         While running it does nothing; while starting it waits for the same readiness. From stopped or
         failed it begins a new life (generation + 1) with nothing left over from the last.
-        Raises ServiceStopping while stopping, WrongLoop from another loop, what made the start fail, and
-        ServiceStopped where a stop came first. Cancelling it ends the new life again before it returns.
+        Raises ServiceStopping while stopping, WrongLoop from another loop, what made the start fail,
+        ServiceStopped where a stop came first, WouldDeadlock from inside its own work while it is starting.
+        Cancelling it ends the new life again before it returns.
         """
         if self._state.alive:
             self._check_loop()
@@ -148,16 +140,18 @@ class BaseService:
         mine = self._state is not State.STARTING
         if mine:
             self._bring_up()
+        elif is_inside(self):
+            raise WouldDeadlock(f"a job of {self.name} waits for {self.name} to be ready, and so for itself")
+        life = self._life
         try:
-            await self._ready.wait()
+            await life.ready.wait()
         except asyncio.CancelledError:
-            if mine and self._state.alive:
+            if mine and life.report is None:
                 self._begin_stop(0.0)
-                await self._over.wait()
+                await life.over.wait()
             raise
-        if self._error is not None:
-            raise self._error.with_traceback(self._traceback)
-        if not self._was_ready:
+        life.raise_error()
+        if not life.was_ready:
             raise ServiceStopped(f"{self.name} was stopped while it was starting")
 
     def _bring_up(self) -> None:
@@ -180,9 +174,9 @@ class BaseService:
     def _is_ready(self) -> None:
         """For subclasses: the work is up; `start()` returns."""
         if self._state is State.STARTING:
-            self._was_ready = True
+            self._life.was_ready = True
             self._set_state(State.RUNNING)
-            self._ready.open()
+            self._life.ready.open()
 
     # --- stop -------------------------------------------------------------------------
 
@@ -202,97 +196,104 @@ class BaseService:
         """End at once: cancel everything, without draining and without the `on_stopping` hooks.
 
         Otherwise the same as `stop(timeout=0)`; it also cuts short a stop that is under way. Returns
-        within about a second and reports what would not stop. `on_stopped` hooks still run.
+        within about a second, plus what the `on_stopped` hooks take: those still run. Reports what would
+        not stop.
         """
         return await self._end(0.0)
 
     async def _end(self, span: float) -> StopReport:
+        life = self._life
         if self._state is State.NEW:
-            self._report = StopReport(self.name)
-            self._set_state(State.STOPPED)
-            self._ready.open()
-            self._over.open()
+            self._end_life()
         if self._state.alive:
             self._check_loop()
+        if life.report is None:
             self._begin_stop(span)
             if is_inside(self):
-                return self._report or StopReport(self.name, complete=False)
-            await self._over.wait()
-        assert self._report is not None
-        return self._report
+                return StopReport(self.name, complete=False)
+            await life.over.wait()
+        assert life.report is not None
+        return life.report
 
     def _begin_stop(self, span: float) -> None:
         """Bring the stop under way, or closer. Plain: everything that takes time happens in a task."""
-        assert self._loop is not None
-        now = self._loop.time()
+        life, now = self._life, self._now()
         reserve = min(self._hooks_timeout, span / 4) if self._epilogue() else 0.0
-        self._limit.move(now + span - reserve)
+        life.limit.move(now + span - reserve)
         if self._state is State.STARTING or self._state is State.RUNNING:
-            self._stop_began = now
+            life.stop_began = now
             self._set_state(State.STOPPING)
-            self._stopper = self._spawn(self._go_down(skip_hooks=span == 0), "stop")
+            self._stopper = self._spawn(self._go_down(announce=span > 0), "stop")
 
-    async def _go_down(self, *, skip_hooks: bool) -> None:
-        if self._stopping_hooks and not skip_hooks:
-            budget = min(self._hooks_timeout, max(0.0, self._limit.when - self._now()))
-            await self._run_hooks(self._stopping_hooks, "on_stopping", budget)
-        if not self._quiet.is_open:
+    async def _go_down(self, *, announce: bool) -> None:
+        life = self._life
+        if self._stopping_hooks and announce:
+            await self._announce()
+        if not life.quiet.is_open:
             self._begin_drain()
-        if not await self._quiet.wait_until(self._limit):
+        if not await life.quiet.wait_until(life.limit):
             self._cut()
-            if not await self._quiet.wait_until(Limit(self._now() + self._grace())):
-                self._stuck = self._still_running()
+            if not await life.quiet.wait_until(Limit(self._now() + self._grace())):
+                life.stuck = self._still_running()
         await self._wind_up()
+
+    async def _announce(self) -> None:
+        """Run the `on_stopping` hooks; a limit that moves closer cuts them short too."""
+        done = Latch()
+        budget = min(self._hooks_timeout, max(0.0, self._life.limit.when - self._now()))
+        hooks = self._spawn(self._run_hooks(self._stopping_hooks, "on_stopping", budget), "hooks")
+        hooks.add_done_callback(lambda _: done.open())
+        if not await done.wait_until(self._life.limit):
+            hooks.cancel()
 
     async def _wind_up(self) -> None:
         await self._run_hooks(self._epilogue(), "on_stopped", self._hooks_timeout)
-        self._finish()
+        self._end_life()
 
-    def _finish(self) -> None:
-        errors = self._errors()
-        self._report = StopReport(
+    def _end_life(self) -> None:
+        life = self._life
+        life.report = StopReport(
             self.name,
             self._finished,
             self._cancelled,
             self._never_started,
-            self._stuck,
-            tuple(self._hook_errors),
-            errors,
-            max(0.0, self._now() - self._stop_began),
+            life.stuck,
+            tuple(life.hook_errors),
+            self._errors(),
+            max(0.0, self._now() - life.stop_began),
             True,
-            self._stop_tree,
+            life.stop_tree,
         ).with_children(self._children_reports())
-        self._set_state(State.STOPPED if self._error is None else State.FAILED)
+        self._set_state(State.STOPPED if life.error is None else State.FAILED)
         self._stopper = None
-        self._ready.open()
-        self._over.open()
+        life.ready.open()
+        life.over.open()
 
     def _errors(self) -> tuple[BaseException, ...]:
-        return () if self._error is None else (self._error,)
+        return () if self._life.error is None else (self._life.error,)
 
     # --- the end of the work ----------------------------------------------------------
 
     def _work_ended(self) -> None:
         """For subclasses: nothing of this life's work is left. Idempotent."""
-        if self._quiet.is_open:
+        life = self._life
+        if life.quiet.is_open:
             return
-        self._quiet.open()
+        life.quiet.open()
         if self._state is State.STARTING or self._state is State.RUNNING:
             # It ended by itself: there is nothing to drain, and nothing whose stopping could be announced.
-            self._stop_began = self._now()
-            if self._state is State.STARTING and self._error is None:
+            life.stop_began = self._now()
+            if life.error is None:
                 self._is_ready()
             self._set_state(State.STOPPING)
             if self._epilogue():
                 self._stopper = self._spawn(self._wind_up(), "stop")
             else:
-                self._finish()
+                self._end_life()
 
     def _fail(self, error: BaseException) -> None:
         """For subclasses: this life is ended by `error`. The first one stays."""
-        if self._error is None:
-            self._error = error
-            self._traceback = error.__traceback__
+        self._life.fail(error)
 
     # --- wait -------------------------------------------------------------------------
 
@@ -305,15 +306,14 @@ class BaseService:
         """
         if self._state is State.NEW:
             raise NotStarted(f"{self.name} has not been started: nothing to wait for")
-        if not self._state.over:
+        if self._state.alive:
             self._check_loop()
+        life = self._life
+        if life.report is None:
             if is_inside(self):
                 raise WouldDeadlock(f"a job of {self.name} waits for {self.name} to end, and so for itself")
-            await self._over.wait()
-        if self._error is not None:
-            raise self._error.with_traceback(self._traceback)
-        assert self._report is not None
-        return self._report
+            await life.over.wait()
+        return life.result()
 
     async def run(self) -> StopReport:
         """Start, and wait for the end. Cancelling it stops the service first (default timeout).
@@ -327,8 +327,7 @@ class BaseService:
         except asyncio.CancelledError:
             if self._state.alive:
                 await self.stop()
-            if self._error is not None:
-                raise self._error.with_traceback(self._traceback) from None
+            self._life.raise_error()
             raise
 
     async def __aenter__(self) -> Self:
@@ -344,11 +343,11 @@ class BaseService:
         except asyncio.CancelledError:
             await self.kill()
             raise
-        if self._error is None or self._error is error:
+        mine = self._life.error
+        if mine is None or mine is error:
             return
-        mine = self._error.with_traceback(self._traceback)
         if error is None or isinstance(error, asyncio.CancelledError):
-            raise mine
+            self._life.raise_error()
         raise BaseExceptionGroup(f"{self.name} and the block that used it both failed", [error, mine])
 
     # --- for the tree above -------------------------------------------------------------
@@ -369,7 +368,7 @@ class BaseService:
 
     async def _run_hooks(self, hooks: list[Hook], moment: str, budget: float) -> None:
         errors = await run_hooks(hooks, moment, budget, self._context)
-        self._hook_errors += errors
+        self._life.hook_errors += errors
         if errors and self.hub.wants(HookFailed):
             now = clock.current().now()
             for failed in errors:
@@ -384,7 +383,10 @@ class BaseService:
         return 0.0 if self._loop is None else self._loop.time()
 
     def _check_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
+        if self._loop is not None and self._loop.is_closed():
+            # Its loop was torn down without a stop: nothing of that life can go on, so it is over.
+            self._end_life()
+        elif asyncio.get_running_loop() is not self._loop:
             raise WrongLoop(
                 f"{self.name} lives on another event loop: call it there "
                 "(asyncio.run_coroutine_threadsafe from a thread, with that loop)"
@@ -394,7 +396,7 @@ class BaseService:
         old, self._state = self._state, new
         _log.debug("%s: %s -> %s", self.name, old, new, extra={"service": self.name, "state": new.value})
         if self.hub.wants(StateChanged):
-            error = self._error if new is State.FAILED else None
+            error = self._life.error if new is State.FAILED else None
             self.hub.emit(StateChanged(clock.current().now(), self.name, old, new, error))
 
 

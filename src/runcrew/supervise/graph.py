@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from runcrew.errors import ConfigError
 
@@ -15,10 +16,14 @@ def check(graph: Graph, of: str) -> None:
     for name, needs in graph.items():
         for need in needs:
             if need not in graph:
-                raise ConfigError(
-                    f"{of}: {name!r} depends on {need!r}, which it does not have: it has {', '.join(graph) or 'nothing'}"
-                )
-    cycle = find_cycle(graph)
+                known = ", ".join(graph)
+                raise ConfigError(f"{of}: {name!r} depends on {need!r}, which is not there: it has {known}")
+    check_circle(graph, of)
+
+
+def check_circle(graph: Graph, of: str) -> None:
+    """Raise ConfigError for a cycle, printed from end to end. Dependencies that are not there yet are let pass."""
+    cycle = find_cycle({name: [need for need in needs if need in graph] for name, needs in graph.items()})
     if cycle:
         raise ConfigError(f"{of}: the dependencies go in a circle: {' -> '.join(cycle)}")
 
@@ -39,7 +44,7 @@ def _walk(graph: Graph, start: str, way: list[str], cleared: dict[str, bool]) ->
     stack = [(start, iter(graph[start]))]
     way.append(start)
     while stack:
-        name, needs = stack[-1]
+        _, needs = stack[-1]
         need = next(needs, None)
         if need is None:
             stack.pop()
@@ -64,7 +69,7 @@ def stop_after(graph: Graph, *, one_by_one: bool) -> dict[str, list[str]]:
             after[need].append(name)
     if one_by_one:
         order = _start_order(graph)
-        for earlier, later in zip(order, order[1:], strict=False):
+        for earlier, later in pairwise(order):
             if later not in after[earlier]:
                 after[earlier].append(later)
     return after

@@ -139,7 +139,10 @@ class Interval(JobService):
         return self._paused
 
     def pause(self) -> None:
-        """Let ticks pass from now on; they do not count as missed. A run under way goes on. Idempotent; a new life is not paused."""
+        """Let ticks pass from now on; they do not count as missed. A run under way goes on.
+
+        Idempotent. A new life is not paused.
+        """
         self._paused = True
         self._cancel_timer()
 

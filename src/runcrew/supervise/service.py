@@ -110,7 +110,7 @@ class JobService(BaseService):
             # Not a failure: the job has told its service, or the whole tree, that it is finished.
             outcome.status, outcome.error = Status.SUCCEEDED, None
             outcome.reason = str(message) or type(message).__name__
-            self._stop_tree = isinstance(message, StopTree)
+            self._life.stop_tree = isinstance(message, StopTree)
         self._last = outcome
         self._meter.ended(outcome)
         if self._state is State.STOPPING:
@@ -184,7 +184,7 @@ class JobService(BaseService):
             started = None if run.started is None else clock.utc(run.started)
             running = (RunningNow(run.id, run.attempt, started, run.done),)
         return ServiceStats(
-            self.name, self._state, self._generation, self._meter.snapshot(), running, self._last, self._error
+            self.name, self._state, self._generation, self._meter.snapshot(), running, self._last, self.error
         )
 
 

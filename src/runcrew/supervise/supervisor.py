@@ -23,7 +23,7 @@ from runcrew.lifecycle.service import GRACE, is_inside
 from runcrew.policies import Backoff, MemoryAttempts, check_backoff
 from runcrew.supervise.child import Child
 from runcrew.supervise.decide import End, OnFailure, StopAll, check_on_failure, on_child_end
-from runcrew.supervise.graph import check, stop_after
+from runcrew.supervise.graph import check, check_circle, stop_after
 from runcrew.workers import Intensity, Restart, Restarts
 from runcrew.workers.restart import DEFAULT_BACKOFF
 
@@ -131,9 +131,9 @@ class Supervisor(BaseService):
             self._check_loop()
         chosen = on_failure or getattr(service, "on_failure", None) or self._on_failure
         child = Child(service, name, depends_on, check_on_failure(chosen))
-        if self._state.alive or not depends_on:
-            # While it is being put together, a child may depend on one that is added after it.
-            check({**self._graph(), name: child.depends_on}, self.name)
+        # While it is being put together, a child may depend on one that is added after it.
+        inspect = check if self._state.alive else check_circle
+        inspect({**self._graph(), name: child.depends_on}, self.name)
         self._children[name] = child
         child.adopt(self, self._attempts)
         if self._state.alive:
@@ -270,7 +270,8 @@ class Supervisor(BaseService):
             self._check_quiet()
 
     def _decide(self, child: Child, end: End) -> None:
-        assert self._loop is not None and child.restarts is not None
+        assert self._loop is not None
+        assert child.restarts is not None
         decision = on_child_end(end, child.on_failure, child.restarts, self._loop.time())
         if isinstance(decision, Restart):
             self._restart_later(child, decision)
@@ -279,7 +280,7 @@ class Supervisor(BaseService):
         if isinstance(decision, StopAll):
             level = logging.ERROR if end is End.FAILED else logging.INFO
             _log.log(level, "%s stops: %s ended, and %s", self.name, child.name, decision.reason)
-            self._stop_tree = self._stop_tree or end is not End.FAILED
+            self._life.stop_tree = self._life.stop_tree or end is not End.FAILED
             self._begin_stop(self._stop_timeout)
 
     def _keep_failure(self, child: Child, end: End) -> None:
@@ -333,7 +334,7 @@ class Supervisor(BaseService):
         if child.gone.is_open:
             return
         if child.begun:
-            left = self._limit.when - self._now() if span is None else span
+            left = self._life.limit.when - self._now() if span is None else span
             await child.stop(max(0.0, left), self._grace())
         elif child.task is not None:
             child.task.cancel()
@@ -364,7 +365,7 @@ class Supervisor(BaseService):
         below = (child.service for child in self._children.values())
         return super()._epilogue() + [hook for s in below if isinstance(s, BaseService) for hook in s._stopped_hooks]
 
-    def _finish(self) -> None:
+    def _end_life(self) -> None:
         for child in self._children.values():
             if child.task is not None:  # it would not stop, and has been reported
                 child.task.cancel()
@@ -374,7 +375,7 @@ class Supervisor(BaseService):
         if self._failures:
             count = len(self._failures)
             self._fail(ExceptionGroup(f"{self.name}: {count} permanent error(s)", self._failures))
-        super()._finish()
+        super()._end_life()
 
     def _errors(self) -> tuple[BaseException, ...]:
         return tuple(self._failures)
@@ -390,7 +391,7 @@ class Supervisor(BaseService):
             self._generation,
             {name: child.restarts.total for name, child in self._children.items() if child.restarts is not None},
             {name: stats() for name, child in self._children.items() if (stats := _stats_of(child.service))},
-            self._error,
+            self.error,
         )
 
     def _help(self, coro: Any, what: str) -> asyncio.Task[Any]:
