@@ -35,10 +35,7 @@ def cases(shown: str = "took * 1e3") -> dict[str, Case | None]:
         "import asyncio": fresh("import asyncio", shown),
         "import runcrew": fresh("import runcrew", shown),
         "import runcrew, every public name used": fresh(EVERYTHING, shown),
-        **{
-            f"import {peer}": fresh(f"import {peer}", shown) if importlib.util.find_spec(peer) else None
-            for peer in PEERS
-        },
+        **{f"import {peer}": fresh(f"import {peer}", shown) if find_spec(peer) else None for peer in PEERS},
     }
 
 
