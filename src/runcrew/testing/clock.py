@@ -1,0 +1,67 @@
+"""The virtual clock: the loop's time, shown as wall time too, and chance from a seed."""
+
+from __future__ import annotations
+
+import math
+import threading
+from datetime import UTC, datetime
+from typing import Final
+
+from runcrew.clock import Clock
+from runcrew.errors import ConfigError
+from runcrew.testing.loop import VirtualLoop
+
+#: When virtual time begins, unless a test says otherwise: a Wednesday at midnight, far from any change of clocks.
+START: Final = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+class VirtualClock(Clock):
+    """Time as a virtual loop has it. `run_virtual` and the `virtual` marker put one in force.
+
+    loop: whose time it shows.
+    start: the wall time at the loop's time 0, an aware datetime or seconds since the epoch. None: `START`.
+    seed: of `random`. None means 0: chance on a virtual clock is always repeatable.
+
+    Raises ConfigError for a naive datetime, or what is no point in time.
+    """
+
+    def __init__(self, loop: VirtualLoop, start: datetime | float | None = None, seed: int | None = None) -> None:
+        super().__init__(0 if seed is None else seed)
+        self._loop = loop
+        self._start = _instant(START if start is None else start)
+
+    def monotonic(self) -> float:
+        """The loop's time: virtual seconds since it was made."""
+        return self._loop.time()
+
+    def now(self) -> float:
+        """This virtual instant, in seconds since the epoch."""
+        return self._start + self._loop.time()
+
+    def block(self, span: float | None, until: threading.Event | None = None) -> bool:
+        """Let `span` virtual seconds pass in a thread, or for ever with None.
+
+        Returns True as soon as `until` is set, also where the loop sets it at a virtual instant, and no time
+        passes before the thread has gone on; False when the time is up. While the thread waits here, it does
+        not keep time from passing, as it does otherwise.
+
+        Raises RuntimeError on the event loop's own thread, which would stop time for ever, and in a thread
+        whose loop ends meanwhile.
+        """
+        if until is not None and until.is_set():
+            return True
+        if span is not None and span <= 0:
+            return False
+        return self._loop.wait_in_thread(span, until)
+
+
+def _instant(start: object) -> float:
+    if isinstance(start, datetime):
+        if start.tzinfo is None:
+            raise ConfigError(f"start: {start!r} has no time zone: give it one, as tzinfo=UTC")
+        return start.timestamp()
+    if isinstance(start, bool) or not isinstance(start, int | float) or not math.isfinite(start):
+        raise ConfigError(
+            f"start: {start!r} is not a point in time: give an aware datetime, or seconds since the epoch"
+        )
+    return float(start)
