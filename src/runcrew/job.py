@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping, MutableMapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -234,8 +234,9 @@ class Run:
     told: bool = False
     #: Whether this attempt is in a thread now: it can be told to end, not cancelled.
     in_thread: bool = False
-    #: The ident of that thread.
+    #: The ident of that thread, and of those that were given up with an earlier attempt and may still run.
     thread: int | None = None
+    left: tuple[int, ...] = ()
     #: How far it has come, as the job last said: (done, total).
     done: tuple[float, float | None] | None = None
     #: Hears that the job says it is ready to serve, on whatever thread the job is.
@@ -282,7 +283,7 @@ class Run:
 
         A job in a thread looks at this now and then; an async job is cancelled where it awaits.
         """
-        return self.told
+        return self.told or (self.left != () and self._in_left_thread())
 
     def wait_cancelled(self, timeout: float | str | timedelta | None = None) -> Pause:
         """Wait until this run should end. Gives True then, False when `timeout` (None: no limit) is over first.
@@ -336,8 +337,25 @@ class Run:
         for callback in callbacks:
             callback()
 
+    def next_attempt(self) -> None:
+        """Make it ready for another attempt, which nobody has told to end. What is left of the last one stays told."""
+        self.attempt += 1
+        self.limit = None
+        if self.told:
+            if self.thread is not None:
+                self.left, self.thread = (*self.left, self.thread), None
+            self.told, self._told_event = False, None
+
+    def _in_left_thread(self) -> bool:
+        ident = threading.get_ident()
+        return ident in self.left and ident != self.thread
+
     def told_event(self) -> threading.Event:
         """An event that is set when the job has been told to end."""
+        if self.left and self._in_left_thread():
+            over = threading.Event()
+            over.set()
+            return over
         event = self._told_event
         if event is None:
             event = self._told_event = threading.Event()
@@ -439,6 +457,18 @@ def _on_a_loop() -> bool:
 _running: ContextVar[Run] = ContextVar("runcrew_run")
 enter: Final = _running.set
 leave: Final = _running.reset
+#: Enters [job, args, kwargs]: a compiled policy leaves the Run unmade until somebody looks at it.
+enter_unmade: Final[Callable[[list[Any]], Token[Run]]] = _running.set  # type: ignore[assignment]
+
+
+def made(parts: Run | list[Any]) -> Run:
+    """What was entered, as a Run. Of [job, args, kwargs] one is made, once, and kept as the fourth part."""
+    if isinstance(parts, Run):
+        return parts
+    if len(parts) == 3:
+        parts.append(Run(parts[0], parts[1], parts[2]))
+    run: Run = parts[3]  # the first, where two threads have just made one each
+    return run
 
 
 def current_run() -> Run:
@@ -447,6 +477,6 @@ def current_run() -> Run:
     Raises LookupError outside any run. A task that a job starts sees the job's run, also after its end.
     """
     try:
-        return _running.get()
+        return made(_running.get())
     except LookupError:
         raise LookupError("no run here: current_run() works inside a job that runcrew runs") from None
