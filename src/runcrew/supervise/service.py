@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from runcrew import clock
 from runcrew.abc import AttemptStore, Backend
-from runcrew.backends import choose
+from runcrew.backends import choose, services
 from runcrew.durations import Duration, text
 from runcrew.errors import Done, StopTree
 from runcrew.events import RunEnded, RunRetried, RunStarted
@@ -73,7 +73,7 @@ class JobService(BaseService):
         self.on_failure = check_on_failure(on_failure)
         #: Where a supervisor keeps retry state over restarts; None: fresh in every run.
         self.attempts: AttemptStore | None = None
-        where = choose(self.job, backend)
+        where = choose(self.job, backend, services())
         self._handler = chain(self.job, where, options, on_retry=self._retried, attempts=_KeptAttempts(self))
         self._chain = describe(self.job, where, options)
         self._meter = Meter()
@@ -132,7 +132,7 @@ class JobService(BaseService):
                 outcome.unwrap()
             except Exception as error:
                 self._fail(error)
-                _log.error("%s failed for good: %s", self.name, _brief(error), extra={"service": self.name})
+                _log.error("%s failed: %s", self.name, _brief(error), extra={"service": self.name})
         self._work_ended()
 
     # --- the parts of a stop that both have -------------------------------------------------
