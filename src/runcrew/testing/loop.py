@@ -82,6 +82,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         _default_executor: ThreadPoolExecutor | None
         _check_closed: Callable[[], None]
 
+    #: A loop that was refused in the making has nothing to close.
+    _closed = True
+
     def __init__(
         self,
         *,
@@ -316,7 +319,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _stuck(self, why: str) -> stuck.Stuck:
         self._is_stuck = True
         others = stuck.threads() if self._in_flight.count or self._in_flight.waits else ""
-        return stuck.Stuck(f"at {text(self._now)} of virtual time {why}{stuck.tasks(self)}{others}")
+        return stuck.Stuck(f"after {text(self._now)} of virtual time: {why}{stuck.tasks(self)}{others}")
 
 
 def virtual_loop() -> VirtualLoop:
