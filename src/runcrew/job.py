@@ -234,7 +234,7 @@ class Run:
     told: bool = False
     #: Whether this attempt is in a thread now: it can be told to end, not cancelled.
     in_thread: bool = False
-    #: The ident of that thread, and of those that were given up with an earlier attempt and may still run.
+    #: The ident of that thread; and of those that were told, and may still be at work when another attempt begins.
     thread: int | None = None
     left: tuple[int, ...] = ()
     #: How far it has come, as the job last said: (done, total).
@@ -331,6 +331,8 @@ class Run:
     def tell(self) -> None:
         """Let the job know that it should end. Callable from the loop's thread, more than once."""
         self.told = True
+        if self.thread is not None and self.thread not in self.left:
+            self.left = (*self.left, self.thread)
         if self._told_event is not None:
             self._told_event.set()
         callbacks, self._on_told = self._on_told, ()
@@ -342,8 +344,6 @@ class Run:
         self.attempt += 1
         self.limit = None
         if self.told:
-            if self.thread is not None:
-                self.left, self.thread = (*self.left, self.thread), None
             self.told, self._told_event = False, None
 
     def _in_left_thread(self) -> bool:

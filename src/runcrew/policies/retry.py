@@ -1,0 +1,344 @@
+"""Retry: whether a failed run is attempted again, by which rule, and after how long.
+
+Here is what is decided; `retrying.py` does it. Rules are asked in order and the first that matches is
+charged, and it alone. So the budgets of several rules add up, and never multiply.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from operator import itemgetter
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+
+from runcrew.durations import LONGEST, text
+from runcrew.errors import ConfigError
+from runcrew.policies.backoff import Backoff, Constant, Custom, Exponential, checked
+from runcrew.policies.guard import brief, check_plain, guarded, log, named
+from runcrew.policies.match import Matchable, Matcher, group_in, is_final, leaves_of
+
+
+class Unlimited(Enum):
+    """The type of `rc.UNLIMITED`, so that no number has to mean it."""
+
+    UNLIMITED = "unlimited"
+
+    def __repr__(self) -> str:
+        return "rc.UNLIMITED"
+
+
+#: Retry for as long as it takes.
+UNLIMITED: Final = Unlimited.UNLIMITED
+
+Mode: TypeAlias = Literal["cumulative", "consecutive", "total"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many retries a rule may spend on one run, and what is counted.
+
+    cumulative: all that this rule has made; a failure that another rule takes changes nothing.
+    consecutive: those since another rule last took a failure.
+    total: those of all rules together, so that this rule yields when the run as a whole has had enough.
+    """
+
+    retries: int
+    mode: Mode = "cumulative"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what is no count from 0, and for an unknown mode."""
+        given: object = self.retries
+        if isinstance(given, bool) or not isinstance(given, int):
+            raise ConfigError(
+                f"retries: {self.retries!r} is not a count: give an integer, rc.UNLIMITED, or rc.Budget(n, mode)"
+            )
+        if self.retries < 0:
+            raise ConfigError(f"retries: {self.retries!r} is negative: 0 means none, rc.UNLIMITED means without limit")
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"mode: {self.mode!r} is none of {', '.join(map(repr, get_args(Mode)))}")
+
+    def __str__(self) -> str:
+        return f"{self.retries}x" if self.mode == "cumulative" else f"{self.retries}x {self.mode}"
+
+
+_DEFAULT_BACKOFF: Final = Exponential("1s", cap="30s", factor=2, jitter="full")
+
+
+class Retry:
+    """One retry rule: which errors, how often, with which waits. Immutable; any number of jobs may share one."""
+
+    __slots__ = ("_hint", "_matcher", "backoff", "budget", "key", "name")
+
+    backoff: Exponential | Constant | Custom
+    budget: Budget | Unlimited
+    #: What the rule is called in messages: the name given, or a description of what it matches.
+    name: str
+    _matcher: Matcher
+    _hint: Callable[[Any], object] | None
+    #: Under which an attempt store keeps its count: does not depend on where in a list the rule stands.
+    key: str
+
+    def __init__(
+        self,
+        *errors: Matchable,
+        when: Callable[[Any], object] | None = None,
+        retries: int | Unlimited | Budget = 3,
+        backoff: Callable[[int], float] | Backoff = _DEFAULT_BACKOFF,
+        hint: Callable[[Any], float | timedelta | None] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """
+        errors: exception classes, or exception objects (the same object, or one that equals it). An error
+            matches by itself or by its `__cause__`; a group of errors when every leaf does. They share one
+            budget; `rc.retry_each` gives each its own.
+        when: a plain function of the error, true where the rule means it; with errors, both must hold.
+        retries: how many, after the first failure. 0 means none; `rc.UNLIMITED`; or a `rc.Budget`.
+        backoff: `rc.Exponential`, `rc.Constant`, a function of how often this rule has retried already,
+            or an object with `.delay(n)`.
+        hint: a plain function of the matched error that gives the exact wait, or None to leave it to the
+            backoff. Without one, an attribute `retry_after` of the error is used (seconds or a timedelta).
+        name: what to call the rule, in messages and in an attempt store.
+
+        Raises ConfigError for whatever of these makes no sense, and for a rule that can match nothing.
+        """
+        if name is not None and not _is_name(name):
+            raise ConfigError(f"name: {name!r} is no name for a retry rule: give a word, or leave it out")
+        if hint is not None:
+            check_plain(hint, "hint", "the matched error")
+        matcher = Matcher(errors, when)
+        put = object.__setattr__
+        put(self, "_matcher", matcher)
+        put(self, "budget", retries if isinstance(retries, Unlimited | Budget) else Budget(retries))
+        put(self, "backoff", checked(backoff))
+        put(self, "_hint", hint)
+        put(self, "name", name or _describe(errors, when, short=True))
+        put(self, "key", name or _describe(errors, when, short=False))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a retry rule does not change: make another one (tried to set {name})")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a retry rule does not change: make another one (tried to delete {name})")
+
+    def matches(self, error: BaseException | None) -> bool:
+        """Whether this rule would take the error, budget left aside. False for None and for what is final."""
+        return bool(self._matcher.find(error))
+
+    def __str__(self) -> str:
+        often = "without limit" if isinstance(self.budget, Unlimited) else str(self.budget)
+        return f"{self.name} {often} {self.backoff}"
+
+    def __repr__(self) -> str:
+        return f"<Retry {self}>"
+
+
+def retry_each(*errors: Matchable, **options: Any) -> tuple[Retry, ...]:
+    """One rule for each error, all with the same options, each with a budget of its own. None for none."""
+    return tuple(Retry(error, **options) for error in errors)
+
+
+#: How `retry=` is given: one rule, or rules in order; what `retry_each` gave may stand among them.
+Rules: TypeAlias = Retry | Sequence[Retry | Sequence[Retry]]
+
+
+# --- deciding ---------------------------------------------------------------------------
+
+#: Under which an attempt store keeps the number of retries of all rules together.
+TOTAL: Final = "*"
+
+
+class RetryState(NamedTuple):
+    """What one run has spent. A value: deciding makes the next one."""
+
+    #: Retries made, by rule.
+    counts: Mapping[str, int]
+    #: The rule that took the last failure, and the wait that it gave.
+    last: str | None = None
+    previous: float | None = None
+    #: Retries of all rules together.
+    total: int = 0
+
+    def saved(self) -> dict[str, int]:
+        """As an attempt store keeps it."""
+        return {**self.counts, TOTAL: self.total}
+
+    @classmethod
+    def restored(cls, kept: Mapping[str, int] | None) -> RetryState:
+        """From what an attempt store kept. What is no count is left out, with a word in the log."""
+        counts: dict[str, int] = {}
+        given: Mapping[str, object] = kept or {}
+        for key, count in given.items():
+            if isinstance(count, int) and count >= 0:
+                counts[key] = int(count)
+            else:
+                log.warning("an attempt store gave %r retries for the rule %s: not a count, left out", count, key)
+        total = counts.pop(TOTAL, 0)
+        return cls(counts, total=max(total, *counts.values(), 0))
+
+
+FRESH: Final = RetryState({})
+
+
+class Wait(NamedTuple):
+    """Decided: try again after `delay` seconds."""
+
+    delay: float
+    #: The name of the rule that was charged.
+    rule: str
+    state: RetryState
+    #: Which retry it is, of how many; and whether the error itself said how long to wait.
+    number: int
+    budget: Budget | Unlimited
+    hinted: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        most = "" if isinstance(self.budget, Unlimited) else f" of {self.budget.retries}"
+        asked = ", the wait is what the error asked for" if self.hinted else ""
+        return f"retry {self.number}{most} by {self.rule}{asked}"
+
+
+class GiveUp(NamedTuple):
+    """Decided: no further attempt. `error`: the run fails with this instead of with its own error."""
+
+    reason: str
+    error: ConfigError | None = None
+
+
+def decide(
+    rules: Sequence[Retry], state: RetryState, error: BaseException | None, *, now: float, due: float | None = None
+) -> Wait | GiveUp:
+    """Whether to try again after `error`, by the rules in order, given what the run has spent.
+
+    now, due: this instant and the run's deadline, on one scale; a wait that would last until the deadline
+    is not begun. Changes nothing: a Wait carries the next state. Chance (jitter) comes from the clock.
+    """
+    if not isinstance(error, Exception):
+        return GiveUp(f"{type(error).__name__} is never retried: it is no Exception")
+    if is_final(error):
+        return GiveUp(f"{type(error).__name__} says that it is final")
+    charge = _first_match(rules, error)
+    if charge is None:
+        return GiveUp(f"no retry rule matches {type(error).__name__}")
+    rule, key, matched = charge
+    made = state.counts.get(key, 0)
+    budget = rule.budget
+    if isinstance(budget, Budget):
+        spent = state.total if budget.mode == "total" else made
+        if spent >= budget.retries:
+            return GiveUp(f"the budget of {rule.name} is used up ({_retries(budget)})")
+    delay = _hinted(rule, matched)
+    hinted = delay is not None
+    if delay is None:
+        try:
+            delay = rule.backoff.delay(made, state.previous if state.last == key else None)
+        except ConfigError as wrong:
+            wrong.__cause__ = error
+            return GiveUp(str(wrong), wrong)
+    if due is not None and now + delay >= due:
+        return GiveUp(f"a wait of {text(delay)} by {rule.name} would pass the deadline")
+    counts = {other: count for other, count in state.counts.items() if other == key or not _resets(rules, other)}
+    counts[key] = made + 1
+    after = RetryState(counts, key, delay, state.total + 1)
+    spent = after.total if isinstance(budget, Budget) and budget.mode == "total" else made + 1
+    return Wait(delay, rule.name, after, spent, budget, hinted)
+
+
+#: Which rule of a list, and the errors that it means.
+_Match: TypeAlias = tuple[int, tuple[Exception, ...]]
+
+
+def _first_match(rules: Sequence[Retry], error: Exception) -> tuple[Retry, str, tuple[Exception, ...]] | None:
+    """The rule to charge, its key in this list, and what it matched.
+
+    The first rule that takes the whole error. Failing that, of a group whose every leaf has some rule: the
+    one of these that stands first.
+    """
+    found = _assign(rules, error, {})
+    if found is None:
+        return None
+    index, matched = found
+    return rules[index], _key(rules, index), matched
+
+
+def _assign(rules: Sequence[Retry], error: BaseException, known: dict[int, _Match | None]) -> _Match | None:
+    """`known` holds what each group came to, and None for those under way: so a cycle ends."""
+    if not isinstance(error, Exception):
+        return None
+    for index, rule in enumerate(rules):
+        if matched := rule._matcher.look(error):
+            return index, matched
+    group = group_in(error)
+    if group is None or len(rules) < 2:
+        return None
+    if id(group) not in known:
+        known[id(group)] = None
+        leaves = [_assign(rules, leaf, known) for leaf in leaves_of(group)]
+        known[id(group)] = None if None in leaves else min(filter(None, leaves), key=itemgetter(0))
+    return known[id(group)]
+
+
+def _key(rules: Sequence[Retry], index: int) -> str:
+    """The rule's key; rules of one list that describe themselves alike are told apart by their order."""
+    key = rules[index].key
+    before = sum(rule.key == key for rule in rules[:index])
+    return f"{key}#{before + 1}" if before else key
+
+
+def _resets(rules: Sequence[Retry], key: str) -> bool:
+    """Whether the count under `key` ends when another rule takes a failure."""
+    for index, rule in enumerate(rules):
+        if isinstance(rule.budget, Budget) and rule.budget.mode == "consecutive" and _key(rules, index) == key:
+            return True
+    return False
+
+
+def _hinted(rule: Retry, matched: tuple[Exception, ...]) -> float | None:
+    """The longest wait that the matched errors ask for themselves, or None."""
+    longest: float | None = None
+    for error in matched:
+        given = guarded(f"the wait hint for {type(error).__name__}", None, rule._hint or _retry_after, error)
+        if given is None:
+            continue
+        span = given.total_seconds() if isinstance(given, timedelta) else given
+        if isinstance(span, bool) or not isinstance(span, int | float) or not 0 <= span < math.inf:
+            log.warning("the wait hint %.200r of %s is not a span of seconds: the backoff of %s is used instead",
+                        given, brief(error), rule.name)  # fmt: skip
+            continue
+        longest = max(longest or 0.0, float(min(span, LONGEST)))
+    return longest
+
+
+def _retry_after(error: Exception) -> object:
+    return getattr(error, "retry_after", None)
+
+
+def _retries(budget: Budget) -> str:
+    what = "none allowed" if budget.retries == 0 else "1 retry" if budget.retries == 1 else f"{budget.retries} retries"
+    return what if budget.mode == "cumulative" else f"{what}, {budget.mode}"
+
+
+def _is_name(given: object) -> bool:
+    return isinstance(given, str) and given not in ("", TOTAL)
+
+
+def _describe(errors: tuple[object, ...], when: object, *, short: bool) -> str:
+    parts = [_error_name(error, short=short) for error in errors]
+    said = "|".join(parts)
+    if when is None:
+        return said
+    predicate = named(when) if short else f"{getattr(when, '__module__', None) or ''}.{named(when)}"
+    return f"{said} when {predicate}" if said else f"when {predicate}"
+
+
+def _error_name(error: object, *, short: bool) -> str:
+    cls = error if isinstance(error, type) else type(error)
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    name = cls.__name__ if short else name
+    if cls is error or not isinstance(error, BaseException):
+        return name
+    return f"{name}({brief(error).partition(': ')[2]!r})"
