@@ -1,0 +1,218 @@
+"""Watches HTTP endpoints: polls them, retries by rules, restarts what fails, stores every result.
+
+    python watch.py --for 10s
+    python watch.py https://example.org/
+
+The same as `runcrew demo`. Read it from top to bottom: first the rules, then the jobs, then the crew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import http.client
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import probe
+import runcrew as rc
+from store import Store
+from targets import Target, read_targets, target_of
+
+HERE = Path(__file__).parent
+log = logging.getLogger("watch")
+
+# --- the rules -----------------------------------------------------------------------------
+# The first rule that matches an error decides, with a budget and a backoff of its own. An error that none
+# matches is permanent: the poll fails, and the crew restarts it after a pause.
+
+RULES = [
+    # A refused connection costs nothing and ends quickly, as when a server is restarted: try often.
+    rc.Retry(ConnectionRefusedError, retries=20, backoff=rc.Exponential("50ms", cap="400ms", jitter="equal")),
+    # It hung up, or sent what is not HTTP: probably chance.
+    rc.Retry(ConnectionError, http.client.HTTPException, retries=3, backoff=rc.Constant("100ms")),
+    # It did not answer in time: it has enough to do already.
+    rc.Retry(TimeoutError, retries=2, backoff=rc.Exponential("200ms", cap="1s")),
+    # It answered 5xx: give it time to recover. (404 is a `probe.Gone`, and a NoRetry: no rule matches that.)
+    rc.Retry(probe.BadStatus, retries=3, backoff=rc.Exponential("200ms", cap="2s")),
+]
+
+
+# --- the jobs ---------------------------------------------------------------------------------
+
+
+class Servers:
+    """The demo's own two servers, in a child process. `ports` is filled when they listen."""
+
+    names = ("steady", "flaky")
+
+    def __init__(self) -> None:
+        self.ports = dict.fromkeys(self.names, 0)  # 0: any free port; then the same again after a restart
+        self.process: asyncio.subprocess.Process | None = None
+        self.kills = 0
+
+    async def serve(self) -> None:
+        """Start the process and wait for its end, which is a failure whenever it comes.
+
+        A stop cancels this job where it waits, and `finally` takes the process down. If we are killed, the
+        process sees the other end of its standard input closed, and ends by itself.
+        """
+        self.process = process = await asyncio.create_subprocess_exec(
+            sys.executable, str(HERE / "servers.py"), *map(str, self.ports.values()),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in a terminal is for us: they have to last until the polls have ended
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            if line := await process.stdout.readline():
+                self.ports.update(zip(self.names, map(int, line.split()), strict=True))
+                where = ", ".join(f"{name} at 127.0.0.1:{port}" for name, port in self.ports.items())
+                log.info("servers: process %d listens: %s", process.pid, where)
+                rc.current_run().ready()  # whoever depends on the servers may start now
+            code = await process.wait()
+            raise RuntimeError(f"the servers' process {process.pid} ended with {code}")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def chaos(self) -> None:
+        """Kill them, to see what happens; twice, and then no more."""
+        if self.process is None or self.process.returncode is not None:
+            return  # they are down already
+        log.warning("chaos: SIGKILL to the servers' process %d", self.process.pid)
+        self.process.kill()
+        self.kills += 1
+        if self.kills == 2:
+            raise rc.Done("twice is enough")  # a job that raises this is not run again, and has not failed
+
+
+def poll(target: Target, ports: dict[str, int], store: Store) -> None:
+    """Ask once, keep what came of it, and tell it. A plain function: it runs in a thread."""
+    run = rc.current_run()
+    assert run.deadline is not None
+    left = (run.deadline - datetime.now(UTC)).total_seconds()
+    try:
+        # The socket gives up a little earlier than runcrew does, so that the thread need not be abandoned.
+        status, ms = probe.ask(target.url.format(**ports), timeout=max(0.01, left * 0.9))
+    except Exception as error:
+        status = error.status if isinstance(error, probe.BadStatus) else None
+        store.add(target.name, run, status=status, ms=None, error=f"{type(error).__name__}: {error}")
+        raise  # what follows from that is for the rules to say
+    store.add(target.name, run, status=status, ms=ms)
+    retried = f"  (attempt {run.attempt})" if run.attempt > 1 else ""
+    say(f"{target.name:<12} {status}  {ms:7.1f} ms{retried}")
+
+
+def say(line: str) -> None:
+    """One line of data, to standard output. Everything else goes to the log, on standard error."""
+    try:
+        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # As in `watch.py | head`. What is still in the buffer must not fail again at exit, so it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise rc.StopTree("nobody reads the output any more") from None  # this ends the whole crew, well
+
+
+# --- the crew -----------------------------------------------------------------------------------
+
+
+def build(
+    urls: Sequence[str] = (),
+    *,
+    lasts: str | None = None,
+    targets: Path | None = None,
+    db: Path | None = None,
+    no_chaos: bool = False,
+) -> rc.Crew:
+    """Put it together; nothing starts yet. Raises rc.ConfigError for whatever is wrong with what was given."""
+    watched = read_targets(targets or HERE / "targets.toml", builtin=Servers.names)
+    for url in urls:
+        watched.append(target_of(url, [target.name for target in watched]))
+    servers, store = Servers(), Store(db)
+
+    # A child that fails is restarted after a pause that grows with its failures. Endpoints may be down for
+    # long, so the crew bears more failures than by default before it gives up.
+    crew = rc.Crew(
+        "watch",
+        intensity=rc.Intensity(30, "60s"),
+        backoff=rc.Exponential("200ms", cap="5s", jitter="equal"),
+    )
+
+    @crew.oneshot(ready="succeeded")  # what depends on it starts when it is done
+    def migrate() -> None:
+        log.info("results go to %s", store.open())
+
+    if any("{" in target.url for target in watched):
+        crew.add(rc.OneShot(servers.serve, name="servers", ready="signal", on_failure="restart"))
+        if not no_chaos:
+            crew.add(rc.Interval(servers.chaos, "3s", delay="900ms"), depends_on=["servers"])
+
+    for target in watched:
+        with blame(target.place):
+            job = functools.partial(poll, target, servers.ports, store)
+            crew.add(
+                rc.Interval(job, target.every, name=target.name, timeout=target.timeout, retry=RULES),
+                depends_on=["migrate", "servers"] if "{" in target.url else ["migrate"],
+                on_failure="restart",
+            )
+
+    if lasts is not None:
+
+        async def end() -> None:
+            raise rc.StopTree(f"{lasts} are over")
+
+        with blame("--for"):
+            crew.add(rc.OneShot(end, delay=lasts))
+
+    @crew.on_stopped  # when all of the above has ended, however it ended
+    def summary() -> None:
+        for row in store.summary():
+            p50 = "none" if row.p50 is None else f"{row.p50:.1f} ms"
+            say(f"{row.target:<12} {row.ok} ok, {row.failed} failed, {row.retried} retried, p50 {p50}")
+        store.close()
+
+    return crew
+
+
+def crew() -> rc.Crew:
+    """For `runcrew run watch.py:crew`: the default targets, until Ctrl-C."""
+    return build()
+
+
+@contextlib.contextmanager
+def blame(place: str) -> Iterator[None]:
+    """Say where a bad value was given: runcrew knows what is wrong with it, and not where it came from."""
+    try:
+        yield
+    except rc.ConfigError as error:
+        raise rc.ConfigError(f"{place}: {error}") from None
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description="Watch HTTP endpoints: two of its own, and those given.")
+    parser.add_argument("urls", nargs="*", metavar="URL")
+    parser.add_argument("--for", dest="lasts", metavar="SPAN", help="end after this long, such as 10s")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="what to watch, instead of its own")
+    parser.add_argument("--db", type=Path, metavar="PATH", help="the SQLite file; default: a temporary one")
+    parser.add_argument("--no-chaos", action="store_true", help="do not kill the demo's own servers")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+    try:
+        watch = build(**vars(options))
+    except rc.ConfigError as error:
+        parser.error(str(error))
+    rc.run(watch)  # until the end, Ctrl-C or SIGTERM; exits with a code that says how it went
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The tree of a service, as `runcrew check` shows it: for people, or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from runcrew.abc import Service
+from runcrew.cli.safe import safe
+from runcrew.durations import text
+from runcrew.supervise import Interval, OneShot, Supervisor
+from runcrew.supervise.child import Child
+from runcrew.supervise.service import JobService
+
+
+def facts(service: Service, child: Child | None = None) -> dict[str, Any]:
+    """What is known of a service that has not been started, and of all below it, as JSON can say it."""
+    known: dict[str, Any] = {
+        "name": getattr(service, "name", type(service).__name__) if child is None else child.name,
+        "kind": type(service).__name__,
+        "when": _when(service),
+    }
+    if child is not None:
+        known["depends_on"] = list(child.depends_on)
+        known["on_failure"] = child.on_failure
+    if isinstance(service, JobService):
+        known["chain"] = list(service.describe())
+    if isinstance(service, Supervisor):
+        known["children"] = [facts(below.service, below) for below in service._children.values()]
+    return known
+
+
+def lines(known: dict[str, Any]) -> Iterator[str]:
+    """The same for people: a line for each service, and below it the chain that each of its runs goes through."""
+    yield safe(_headline(known))
+    yield from _below(known, "")
+
+
+def _below(known: dict[str, Any], indent: str) -> Iterator[str]:
+    children = known.get("children", [])
+    bar = f"{indent}│   " if children else f"{indent}    "
+    if known.get("chain"):
+        yield safe(f"{bar}{' → '.join(known['chain'])}")
+    for place, child in enumerate(children):
+        last = place == len(children) - 1
+        yield safe(f"{indent}{'└── ' if last else '├── '}{_headline(child)}")
+        yield from _below(child, indent + ("    " if last else "│   "))
+
+
+def _headline(known: dict[str, Any]) -> str:
+    parts = [f"{known['name']}  {known['kind']}"]
+    if known["when"]:
+        parts.append(known["when"])
+    if "on_failure" in known:
+        parts.append(f"on failure: {known['on_failure']}")
+    if known.get("depends_on"):
+        parts.append(f"after {', '.join(known['depends_on'])}")
+    if known.get("children") == []:
+        parts.append("without children")
+    return ", ".join(parts)
+
+
+def _when(service: Service) -> str:
+    """When its job is run, in words; empty where it has none."""
+    if isinstance(service, Interval):
+        ticks = service._ticks
+        first = {"now": "", "after": ", first after one interval", "aligned": ", aligned"}[ticks.first]
+        pause = "every " if ticks.mode == "rate" else "pausing "
+        return pause + text(ticks.every) + first + (f", delayed by {text(ticks.delay)}" if ticks.delay else "")
+    if isinstance(service, OneShot):
+        ready = {"started": "once", "succeeded": "once, ready when done", "signal": "once, ready when it says so"}
+        return ready[service._ready_when] + (f", delayed by {text(service._delay)}" if service._delay else "")
+    return ""
