@@ -5,10 +5,12 @@ Any ASGI framework with a lifespan does the same, such as FastAPI. Under a serve
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+import httpx
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -53,15 +55,17 @@ async def health(request: Request) -> JSONResponse:
 app = Starlette(routes=[Route("/", show), Route("/health", health)], lifespan=lifespan)
 
 
-def main() -> None:
-    """Start the application without a server, and ask it."""
-    from starlette.testclient import TestClient
-
-    with TestClient(app) as client:
-        print("GET /health:", client.get("/health").json())
-        print("GET /:", client.get("/").json())
+async def main() -> None:
+    """What a server does with the application: begin its lifespan, pass requests on, end it."""
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
+        print("GET /health:", (await client.get("/health")).json())
+        print("GET /:", (await client.get("/")).json())
     print("after the lifespan:", crew.state)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(main())

@@ -24,18 +24,15 @@ async def enough() -> None:
 
 async def main() -> None:
     """Run the tree until it ends."""
-    inner = rc.Supervisor(
-        rc.Interval(feed, "50ms"),
+    feeds = rc.Supervisor(
+        rc.Interval(feed, "50ms", on_failure="restart"),
         name="feeds",
-        on_failure="restart",
         backoff=rc.Constant("100ms"),
-        intensity=rc.Intensity(5, "10s"),
+        intensity=rc.Intensity(5, "10s"),  # one more than five failures in ten seconds, and it fails as well
     )
-    tree = rc.Supervisor(
-        inner, rc.OneShot(enough, delay="600ms"), name="root", on_stopped=lambda: print("all has ended")
-    )
+    tree = rc.Supervisor(feeds, rc.OneShot(enough, delay="600ms"), name="root")
     print(await tree.run())  # the report: what finished, what was cut short, what would not stop
-    print("restarts of feed:", inner.stats().restarts["feed"])
+    print("restarts of feed:", feeds.stats().restarts["feed"])
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Store:
         with self._lock:
             if self._db is None:
                 return
-            rows = self._db.execute("select target, attempt, ms, error from result order by at").fetchall()
+            rows = self._db.execute("select target, attempt, ms, error from result order by target").fetchall()
         for target in dict.fromkeys(row[0] for row in rows):
             mine = [row for row in rows if row[0] == target]
             good = [ms for _, _, ms, error in mine if error is None]

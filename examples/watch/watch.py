@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import probe
-import runcrew as rc
 from store import Store
 from targets import Target, read_targets, target_of
+
+import runcrew as rc
 
 HERE = Path(__file__).parent
 log = logging.getLogger("watch")
@@ -34,14 +35,16 @@ log = logging.getLogger("watch")
 # matches is permanent: the poll fails, and the crew restarts it after a pause.
 
 RULES = [
-    # A refused connection costs nothing and ends quickly, as when a server is restarted: try often.
-    rc.Retry(ConnectionRefusedError, retries=20, backoff=rc.Exponential("50ms", cap="400ms", jitter="equal")),
+    # A refused connection costs nothing and is told at once, as when a server is restarted: try often.
+    rc.Retry(
+        ConnectionRefusedError, retries=20, backoff=rc.Exponential("50ms", cap="400ms", jitter="equal"), name="refused"
+    ),
     # It hung up, or sent what is not HTTP: probably chance.
-    rc.Retry(ConnectionError, http.client.HTTPException, retries=3, backoff=rc.Constant("100ms")),
+    rc.Retry(ConnectionError, http.client.HTTPException, retries=3, backoff=rc.Constant("100ms"), name="hung up"),
     # It did not answer in time: it has enough to do already.
-    rc.Retry(TimeoutError, retries=2, backoff=rc.Exponential("200ms", cap="1s")),
+    rc.Retry(TimeoutError, retries=2, backoff=rc.Exponential("200ms", cap="1s"), name="too slow"),
     # It answered 5xx: give it time to recover. (404 is a `probe.Gone`, and a NoRetry: no rule matches that.)
-    rc.Retry(probe.BadStatus, retries=3, backoff=rc.Exponential("200ms", cap="2s")),
+    rc.Retry(probe.BadStatus, retries=3, backoff=rc.Exponential("200ms", cap="2s"), name="bad status"),
 ]
 
 
@@ -167,11 +170,11 @@ def build(
 
     if lasts is not None:
 
-        async def end() -> None:
+        async def time_is_up() -> None:
             raise rc.StopTree(f"{lasts} are over")
 
         with blame("--for"):
-            crew.add(rc.OneShot(end, delay=lasts))
+            crew.add(rc.OneShot(time_is_up, delay=lasts, name="timer"))
 
     @crew.on_stopped  # when all of the above has ended, however it ended
     def summary() -> None:

@@ -72,7 +72,7 @@ def main() -> None:
 @click.option("--grace", default="25s", show_default=True, help="How long a drain may take after a signal.")
 @_talk
 @click.pass_obj
-def run(talk: Talk, target: str, grace: str) -> None:
+def run(talk: Talk, /, target: str, grace: str) -> None:
     """Run TARGET until it ends.
 
     SIGTERM or Ctrl-C drains it within the grace time, a second signal kills it, a third exits at once.
@@ -96,7 +96,7 @@ def run(talk: Talk, target: str, grace: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The tree as one JSON object.")
 @_talk
 @click.pass_obj
-def check(talk: Talk, target: str, as_json: bool) -> None:
+def check(talk: Talk, /, target: str, as_json: bool) -> None:
     """Load TARGET, check it, and print its tree; run nothing.
 
     Below each job stands the chain that its runs go through, outermost first.
@@ -133,7 +133,7 @@ def check(talk: Talk, target: str, as_json: bool) -> None:
 @click.option("--no-chaos", is_flag=True, help="Do not kill the demo's own servers.")
 @_talk
 @click.pass_obj
-def demo(talk: Talk, **options: Any) -> None:
+def demo(talk: Talk, /, **options: Any) -> None:
     """Watch endpoints over HTTP: two flaky servers of its own, and the URLs given.
 
     The program is examples/watch. Every result goes to a SQLite file; a line for each good one to stdout.

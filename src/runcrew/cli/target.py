@@ -92,7 +92,7 @@ def _load_file(path: Path) -> ModuleType:
     path = path.absolute()
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise TargetError(f"{_short(path)} {what}{_near(path.name, _python_files(path), 'there is')}")
+        raise TargetError(f"{_short(path)} {what}{_files_near(path)}")
     _importable(str(path.parent))
     name = path.stem
     present = sys.modules.get(name)
@@ -156,12 +156,17 @@ def _no_module(name: str, missing: str) -> str:
     return f"there is no module {missing!r} {where}{hint}; a file is given as path/file.py:attr"
 
 
-def _python_files(path: Path) -> list[str]:
-    directory = path if path.is_dir() else path.parent
-    try:
-        return sorted(_short(directory / name) for name in os.listdir(directory) if name.endswith(".py"))
-    except OSError:
-        return []
+def _files_near(path: Path) -> str:
+    """What there is instead of a file or directory that is not there, or in a directory that was given as a file."""
+    if path.is_dir():
+        inside = [_short(file) for file in sorted(path.glob("*.py"))[:5]]
+        return f"; in it there is {', '.join(inside)}" if inside else "; it has no Python file"
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    known = {p.name: _short(p) for p in missing.parent.iterdir() if p.is_dir() or p.suffix == ".py"}
+    close = get_close_matches(missing.name, list(known), n=3, cutoff=0.5)
+    return f"; there is {', '.join(known[name] for name in close)}" if close else ""
 
 
 # --- the attribute --------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def facts(service: Service, child: Child | None = None) -> dict[str, Any]:
 
 
 def lines(known: dict[str, Any]) -> Iterator[str]:
-    """The same for people: a line for each service, and below it the chain that each of its runs goes through."""
+    """The same for people: a line for each service, and below it the chain of its runs, the outermost layer first."""
     yield safe(_headline(known))
     yield from _below(known, "")
 
@@ -39,8 +39,7 @@ def lines(known: dict[str, Any]) -> Iterator[str]:
 def _below(known: dict[str, Any], indent: str) -> Iterator[str]:
     children = known.get("children", [])
     bar = f"{indent}│   " if children else f"{indent}    "
-    if known.get("chain"):
-        yield safe(f"{bar}{' → '.join(known['chain'])}")
+    yield from (safe(f"{bar}    {layer}") for layer in known.get("chain", []))
     for place, child in enumerate(children):
         last = place == len(children) - 1
         yield safe(f"{indent}{'└── ' if last else '├── '}{_headline(child)}")
