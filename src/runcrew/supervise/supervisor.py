@@ -20,7 +20,7 @@ from runcrew.errors import AlreadyStarted, ConfigError, ServiceStopping
 from runcrew.events import Restarted
 from runcrew.lifecycle import BaseService, Hook, Hooks, State, StopReport, Stuck
 from runcrew.lifecycle.service import GRACE, is_inside
-from runcrew.policies import Backoff, MemoryAttempts, check_backoff
+from runcrew.policies import Backoff, MemoryAttempts, checked
 from runcrew.supervise.child import Child
 from runcrew.supervise.decide import End, OnFailure, StopAll, check_on_failure, on_child_end
 from runcrew.supervise.graph import check, check_circle, stop_after
@@ -77,7 +77,7 @@ class Supervisor(BaseService):
         if intensity is not None and not isinstance(intensity, Intensity):
             raise ConfigError(f"intensity: {intensity!r} is not an rc.Intensity(limit, period)")
         self._intensity = intensity or Intensity()
-        self._backoff = DEFAULT_BACKOFF if backoff is None else check_backoff(backoff)
+        self._backoff = DEFAULT_BACKOFF if backoff is None else checked(backoff)
         self._keep_open = keep_open
         self._stop_timeout = seconds(stop_timeout, "stop_timeout")
         self._attempts = MemoryAttempts()
