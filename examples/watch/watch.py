@@ -18,7 +18,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import probe
@@ -26,6 +25,7 @@ from store import Store
 from targets import Target, read_targets, target_of
 
 import runcrew as rc
+from runcrew.durations import seconds
 
 HERE = Path(__file__).parent
 log = logging.getLogger("watch")
@@ -97,14 +97,12 @@ class Servers:
             raise rc.Done("twice is enough")  # a job that raises this is not run again, and has not failed
 
 
-def poll(target: Target, ports: dict[str, int], store: Store) -> None:
+def poll(target: Target, timeout: float, ports: dict[str, int], store: Store) -> None:
     """Ask once, keep what came of it, and tell it. A plain function: it runs in a thread."""
     run = rc.current_run()
-    assert run.deadline is not None
-    left = (run.deadline - datetime.now(UTC)).total_seconds()
     try:
-        # The socket gives up a little earlier than runcrew does, so that the thread need not be abandoned.
-        status, ms = probe.ask(target.url.format(**ports), timeout=max(0.01, left * 0.9))
+        # The socket gives up a little earlier than runcrew does, so that no thread has to be abandoned.
+        status, ms = probe.ask(target.url.format(**ports), timeout * 0.9)
     except Exception as error:
         status = error.status if isinstance(error, probe.BadStatus) else None
         store.add(target.name, run, status=status, ms=None, error=f"{type(error).__name__}: {error}")
@@ -161,9 +159,10 @@ def build(
 
     for target in watched:
         with blame(target.place):
-            job = functools.partial(poll, target, servers.ports, store)
+            timeout = seconds(target.timeout, "timeout", zero=False)
+            job = functools.partial(poll, target, timeout, servers.ports, store)
             crew.add(
-                rc.Interval(job, target.every, name=target.name, timeout=target.timeout, retry=RULES),
+                rc.Interval(job, target.every, name=target.name, timeout=timeout, retry=RULES),
                 depends_on=["migrate", "servers"] if "{" in target.url else ["migrate"],
                 on_failure="restart",
             )

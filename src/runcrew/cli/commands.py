@@ -78,14 +78,13 @@ def run(talk: Talk, /, target: str, grace: str) -> None:
     SIGTERM or Ctrl-C drains it within the grace time, a second signal kills it, a third exits at once.
     The report of the stop goes to stderr.
     """
-    from runcrew.cli.target import load
     from runcrew.durations import seconds
     from runcrew.errors import ConfigError
 
     _set_up_logs(talk)
     try:
         span = seconds(grace, "--grace")
-        service = load(target)
+        service = _checked(target)
     except ConfigError as error:
         _refuse(error, talk)
     _run(service, span, talk)
@@ -103,16 +102,12 @@ def check(talk: Talk, /, target: str, as_json: bool) -> None:
     """
     import json
 
-    from runcrew.cli.target import load
     from runcrew.cli.tree import facts, lines
     from runcrew.errors import ConfigError
-    from runcrew.supervise import Supervisor
 
     _set_up_logs(talk)
     try:
-        service = load(target)
-        if isinstance(service, Supervisor):
-            service.check()
+        service = _checked(target)
     except ConfigError as error:
         _refuse(error, talk)
     known = facts(service)
@@ -154,6 +149,17 @@ def _set_up_logs(talk: Talk) -> None:
     from runcrew.cli.logs import set_up
 
     set_up("json" if talk.form == "json" else "text", talk.verbose)
+
+
+def _checked(target: str) -> BaseService:
+    """The service that TARGET names, with its dependencies looked through. Raises ConfigError."""
+    from runcrew.cli.target import load
+    from runcrew.supervise import Supervisor
+
+    service = load(target)
+    if isinstance(service, Supervisor):
+        service.check()
+    return service
 
 
 def _run(service: BaseService, grace: float, talk: Talk) -> NoReturn:

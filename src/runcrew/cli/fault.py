@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from pathlib import Path
 from typing import Final
 
 from runcrew.cli.safe import safe_lines
 
-_OURS: Final = str(Path(__file__).resolve().parents[1])
+_OURS: Final = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen importlib")
 
 
 def user_part(error: BaseException) -> str:
@@ -41,4 +42,4 @@ def _strip(trace: traceback.TracebackException | None, seen: TraceList) -> None:
 
 
 def _is_ours(frame: traceback.FrameSummary) -> bool:
-    return frame.filename.startswith((_OURS, "<frozen importlib", "<frozen runpy"))
+    return frame.filename.startswith(_OURS)

@@ -28,7 +28,9 @@ def set_up(form: Format, verbose: int) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(handlers=[handler], level=logging.DEBUG if verbose > 1 else logging.INFO, force=True)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose > 1 else logging.INFO)
     logging.getLogger("runcrew").setLevel(logging.DEBUG if verbose else logging.NOTSET)
 
 

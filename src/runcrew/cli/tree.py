@@ -38,8 +38,7 @@ def lines(known: dict[str, Any]) -> Iterator[str]:
 
 def _below(known: dict[str, Any], indent: str) -> Iterator[str]:
     children = known.get("children", [])
-    bar = f"{indent}│   " if children else f"{indent}    "
-    yield from (safe(f"{bar}    {layer}") for layer in known.get("chain", []))
+    yield from (safe(f"{indent}    {layer}") for layer in known.get("chain", []))
     for place, child in enumerate(children):
         last = place == len(children) - 1
         yield safe(f"{indent}{'└── ' if last else '├── '}{_headline(child)}")
