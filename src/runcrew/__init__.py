@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 # fmt: off
 # isort: off
 if TYPE_CHECKING:  # for type checkers and editors
+    from runcrew.crew import Crew
+    from runcrew.program import run
+    from runcrew.supervise import Supervisor, OneShot, Interval
+    from runcrew.workers import Intensity
+    from runcrew.lifecycle import State, StopReport
+    from runcrew.policies.policy import policy, call, wrap, Policy
+    from runcrew.policies import Retry, retry_each, Budget, UNLIMITED, Exponential, Constant, Concurrency, Dedupe
+    from runcrew.backends import Threads
+    from runcrew.job import Run, Outcome, Status, Attempt, current_run
     from runcrew.durations import Duration
-    from runcrew.job import Attempt, Outcome, Run, Status, current_run
     from runcrew.errors import RuncrewError, ConfigError, NotAJob
     from runcrew.errors import NotStarted, AlreadyStarted, ServiceStopping, ServiceStopped, WrongLoop
     from runcrew.errors import RunError, RunTimeout, RunCancelled, RunInterrupted, RunSkipped, JobCrashed
@@ -22,8 +30,16 @@ if TYPE_CHECKING:  # for type checkers and editors
 
 #: For everybody: where each name lives. A test holds this, the imports above and `__all__` together.
 _HOMES: Final = {
+    "runcrew.crew": "Crew",
+    "runcrew.program": "run",
+    "runcrew.supervise": "Supervisor OneShot Interval",
+    "runcrew.workers": "Intensity",
+    "runcrew.lifecycle": "State StopReport",
+    "runcrew.policies.policy": "policy call wrap Policy",
+    "runcrew.policies": "Retry retry_each Budget UNLIMITED Exponential Constant Concurrency Dedupe",
+    "runcrew.backends": "Threads",
+    "runcrew.job": "Run Outcome Status Attempt current_run",
     "runcrew.durations": "Duration",
-    "runcrew.job": "Attempt Outcome Run Status current_run",
     "runcrew.errors": "RuncrewError ConfigError NotAJob "
                       "NotStarted AlreadyStarted ServiceStopping ServiceStopped WrongLoop "
                       "RunError RunTimeout RunCancelled RunInterrupted RunSkipped JobCrashed "
@@ -31,6 +47,13 @@ _HOMES: Final = {
 }
 
 __all__ = [
+    # what must keep running
+    "Crew", "run", "Supervisor", "OneShot", "Interval", "Intensity", "State", "StopReport",
+    # whether and how a run is done
+    "policy", "call", "wrap", "Policy",
+    "Retry", "retry_each", "Budget", "UNLIMITED", "Exponential", "Constant", "Concurrency", "Dedupe",
+    # where
+    "Threads",
     # what travels
     "Run", "Outcome", "Status", "Attempt", "current_run", "Duration",
     # errors: the tree is drawn at the top of runcrew/errors.py

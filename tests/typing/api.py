@@ -1,14 +1,16 @@
-"""What type checkers must see of the public names. Never run: mypy and pyright read it.
+"""What type checkers must see of the public names. Made for mypy and pyright; no function of it is called.
 
 Each `assert_type` is a promise to users; a line that turns red is a change that users would notice.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+import functools
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
-from runcrew.abc import Handler, Middleware
+import runcrew as rc
+from runcrew.abc import Backoff, Handler, Middleware, Service
 from runcrew.durations import Duration, optional, seconds
 from runcrew.job import Outcome, Run, Status, current_run
 
@@ -42,3 +44,86 @@ def a_middleware_has_the_shape_of_what_it_wraps(middleware: Middleware, handler:
 
 async def a_handler_gives_an_outcome(handler: Handler, run: Run) -> None:
     assert_type(await handler(run), Outcome[Any])
+
+
+# --- policies --------------------------------------------------------------------------
+
+
+async def load(key: str, times: int) -> bytes:
+    return key.encode() * times
+
+
+def read(path: str) -> bytes:
+    return path.encode()
+
+
+async def a_call_gives_what_the_function_gives() -> None:
+    assert_type(await rc.call(load, "key", 2, timeout="1s"), bytes)
+    assert_type(await rc.call(read, "path", retry=rc.Retry(OSError)), bytes)
+    assert_type(await rc.policy(timeout=1).call(load, "key", 2), bytes)
+    await rc.call(load, "key", "two")  # type: ignore[arg-type, call-arg]
+
+
+async def a_policy_keeps_the_signature() -> None:
+    careful = rc.policy(retry=[rc.Retry(OSError, retries=rc.UNLIMITED), rc.Retry(when=bool, retries=0)], deadline="1m")
+    assert_type(careful, rc.Policy)
+    assert_type(await careful(load)("key", times=2), bytes)
+    assert_type(careful(read)("path"), bytes)
+    careful(read)(1)  # type: ignore[arg-type]
+
+
+async def a_wrapped_function_is_async(middleware: Middleware) -> None:
+    assert_type(await rc.wrap(load, middleware)("key", 2), bytes)
+    assert_type(await rc.wrap(read)("path"), bytes)
+
+
+def backoffs_are_of_one_kind(own: Backoff) -> None:
+    assert_type(rc.Exponential("2s", cap="60s", factor=3).delay(0), float)
+    assert_type(rc.Constant(timedelta(seconds=1)).delay(0), float)
+    rc.Retry(OSError, backoff=own)
+    rc.Retry("OSError")  # type: ignore[arg-type]
+
+
+# --- supervision -----------------------------------------------------------------------
+
+crew = rc.Crew("orders", timeout="30s")
+
+
+@crew.oneshot
+async def once() -> int:
+    return 1
+
+
+@crew.interval("10s", retry=rc.Retry(OSError), depends_on=["once"])
+def often() -> str:
+    return "plain"
+
+
+async def decorators_give_the_function_back() -> None:
+    assert_type(await once(), int)
+    assert_type(often(), str)
+
+
+def a_job_takes_no_arguments() -> None:
+    rc.OneShot(load)  # type: ignore[arg-type]
+    rc.Interval(functools.partial(load, "key", 2), "1s")
+
+
+async def every_service_has_one_lifecycle(service: rc.OneShot | rc.Interval | rc.Supervisor | rc.Crew) -> None:
+    assert_type(await service.start(), None)
+    assert_type(service.state, rc.State)
+    assert_type(await service.stop("5s"), rc.StopReport)
+    assert_type(await service.kill(), rc.StopReport)
+    assert_type(await service.wait(), rc.StopReport)
+    contract: Service = service
+    rc.Supervisor(contract, name="nested")
+    async with service as entered:
+        assert_type(entered, rc.OneShot | rc.Interval | rc.Supervisor | rc.Crew)
+
+
+def a_program_has_an_exit_code() -> None:
+    assert_type(rc.run(crew, grace="25s"), int)
+
+
+def a_name_that_is_not_there_is_refused() -> None:
+    rc.Nonsense  # type: ignore[attr-defined]  # noqa: B018
