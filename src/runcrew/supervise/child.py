@@ -8,8 +8,8 @@ from typing import Any
 
 from runcrew.abc import AttemptStore, Service
 from runcrew.durations import text
-from runcrew.errors import Done, JobCrashed, StopTree
-from runcrew.lifecycle import BaseService, Latch, StopReport, Stuck
+from runcrew.errors import Done, JobCrashed, ServiceStopped, StopTree
+from runcrew.lifecycle import BaseService, Latch, State, StopReport, Stuck
 from runcrew.supervise.decide import End, OnFailure
 from runcrew.supervise.service import JobService
 from runcrew.workers import Restarts
@@ -67,10 +67,16 @@ class Child:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            return self.failed(error)
+            if not self._stopped_first(error):
+                return self.failed(error)
         self._keep_report()
         tree = self.report is not None and self.report.stop_tree
         return End.STOP_TREE if tree else End.WELL
+
+    def _stopped_first(self, error: BaseException) -> bool:
+        """Whether its start was cut short by a stop, which is no failure."""
+        ours = isinstance(self.service, BaseService) and self.service.state is State.STOPPED
+        return ours and isinstance(error, ServiceStopped)
 
     def failed(self, error: BaseException) -> End:
         """What it means that this error ended the child."""
