@@ -127,7 +127,7 @@ def test_check_prints_the_tree(invoke: Invoke, tree: None) -> None:
 
 def test_check_of_one_service(invoke: Invoke, tree: None) -> None:
     """A service without children is a tree of one line, and its chain."""
-    assert ["poll  Interval, every 10s", "        loop"] == invoke("check", "tree:alone").stdout.splitlines()
+    assert ["poll  Interval, every 10s", "    loop"] == invoke("check", "tree:alone").stdout.splitlines()
     assert "empty  Crew, without children\n" == invoke("check", "tree:empty").stdout
 
 

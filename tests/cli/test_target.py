@@ -66,7 +66,7 @@ def test_both_forms_are_understood(text: str, where: str, attr: str) -> None:
 @pytest.mark.parametrize("text", ["", ":", "shop:", ":crew", "shop.py:", "a b:c", "shop:1x", "shop:a..b", "shop:a()"])
 def test_what_is_no_target_is_refused(text: str) -> None:
     """What is neither form is refused, with the value and an example of what is right."""
-    with pytest.raises(TargetError, match="module:attr or path/file.py:attr") as caught:
+    with pytest.raises(TargetError, match=r"module:attr or path/file\.py:attr") as caught:
         Target.parse(text)
     assert repr(text) in str(caught.value)
 
