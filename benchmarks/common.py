@@ -72,7 +72,8 @@ class Table:
 
     def __str__(self) -> str:
         base = next(iter(self.values), "")
-        lines = [f"**{self.title}** ({self.unit})", "", "| case | median | min | max | ratio |", "|---|---|---|---|---|"]
+        lines = [f"**{self.title}** ({self.unit})", ""]
+        lines += ["| case | median | min | max | ratio |", "|---|---|---|---|---|"]
         for case, values in self.values.items():
             cells = (statistics.median(values), min(values), max(values))
             numbers = " | ".join(f"{cell:.4g}" for cell in cells)
@@ -116,8 +117,11 @@ class Options:
         """
         chosen = {name: case for name, case in cases.items() if case is not None and self.only in name}
         names = list(chosen)
-        table = Table(f"{title}; CPython {sys.version.split()[0]}, {os.cpu_count()} cores, {self.rounds} rounds", unit,
-                      {name: [] for name in names})
+        table = Table(
+            f"{title}; CPython {sys.version.split()[0]}, {os.cpu_count()} cores, {self.rounds} rounds",
+            unit,
+            {name: [] for name in names},
+        )
         for turn in range(self.rounds):
             start = turn % len(names) if names else 0
             for name in names[start:] + names[:start]:

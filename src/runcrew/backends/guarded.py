@@ -1,0 +1,127 @@
+"""The one guard: where the code of users is called, and where all that it may do becomes an Outcome.
+
+Whatever a job raises ends as `failed` with the job's own exception object, also SystemExit, KeyboardInterrupt
+and a CancelledError that nobody asked for. A CancelledError that somebody did ask for is no outcome:
+on the loop it goes on its way, and in a thread it says that the job heeded the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import Token
+from types import CoroutineType, FrameType
+from typing import Any, Final
+
+from runcrew import clock as clocks
+from runcrew.job import Outcome, Run, Status, enter, leave
+
+
+async def await_job(run: Run) -> Outcome[Any]:
+    """Carry out one attempt of an async job in the current task.
+
+    Raises asyncio.CancelledError where the job let through a cancellation that was meant for it.
+    """
+    now = clocks.current().now
+    if run.started is None:
+        run.started = now()
+    token = enter(run)
+    try:
+        value = await run.job.fn(*run.args, **run.kwargs)
+    except asyncio.CancelledError as error:
+        if _was_asked(run):
+            raise
+        return run.finished(Status.FAILED, now(), error=error)
+    except BaseException as error:
+        return run.finished(Status.FAILED, now(), error=error)
+    finally:
+        _leave(token)
+    return run.finished(Status.SUCCEEDED, now(), value=value)
+
+
+def call_job(run: Run) -> Outcome[Any]:
+    """Carry out one attempt of a plain job here and now, on the loop. Raises as `await_job` does."""
+    now = clocks.current().now
+    if run.started is None:
+        run.started = now()
+    token = enter(run)
+    try:
+        value = run.job.fn(*run.args, **run.kwargs)
+    except asyncio.CancelledError as error:
+        if _was_asked(run):
+            raise
+        return run.finished(Status.FAILED, now(), error=error)
+    except BaseException as error:
+        return run.finished(Status.FAILED, now(), error=error)
+    finally:
+        _leave(token)
+    return _returned(run, value, now())
+
+
+def call_job_in_thread(run: Run) -> Outcome[Any] | None:
+    """Carry out one attempt of a plain job in this thread, in a context of its own.
+
+    None: it ended because it was asked to, or never began because of that. Never raises.
+    """
+    # In this order: who asks it to end says why first and looks at `in_thread` next, so one of us sees the other.
+    run.in_thread, run.thread = True, threading.get_ident()
+    if run.why is not None:
+        return None
+    now = clocks.current().now
+    if run.started is None:
+        run.started = now()
+    enter(run)
+    try:
+        value = run.job.fn(*run.args, **run.kwargs)
+    except asyncio.CancelledError as error:
+        if run.told or run.why is not None:
+            return None
+        return run.finished(Status.FAILED, now(), error=error)
+    except BaseException as error:
+        return run.finished(Status.FAILED, now(), error=error)
+    return _returned(run, value, now())
+
+
+#: The code in whose frames a local variable `run` is the run that is being carried out.
+_GUARDS: Final = (await_job.__code__, call_job.__code__)
+
+
+def run_on(stack: FrameType | None) -> Run | None:
+    """The innermost run that is being carried out on a stack; None where there is none. From any thread."""
+    while stack is not None:
+        if stack.f_code in _GUARDS:
+            run: Run = stack.f_locals["run"]
+            return run
+        stack = stack.f_back
+    return None
+
+
+def _was_asked(run: Run) -> bool:
+    """Whether somebody wanted this CancelledError: it is then not the job's own doing."""
+    if run.why is not None:
+        return True
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _returned(run: Run, value: Any, now: float) -> Outcome[Any]:
+    """The outcome of a plain job that returned: what it returned must not be something still to be awaited."""
+    kind: type[Any] = type(value)
+    if value is None or not hasattr(kind, "__await__"):
+        return run.finished(Status.SUCCEEDED, now, value=value)
+    what = kind.__name__
+    if isinstance(value, CoroutineType):
+        what = f"the coroutine {value.__qualname__}"
+        value.close()  # nobody will await it; closing spares the user a second, misleading warning
+    error = TypeError(
+        f"the plain function {run.job.name} returned an awaitable ({what}), which nobody awaits: "
+        "write it with `async def`, and await there"
+    )
+    return run.finished(Status.FAILED, now, error=error)
+
+
+def _leave(token: Token[Run]) -> None:
+    try:
+        leave(token)
+    except ValueError:  # a task was thrown away with its loop, and this frame is being closed from elsewhere
+        pass
