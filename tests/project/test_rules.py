@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -188,6 +190,33 @@ def test_what_is_allowed_is_let_through(tmp_path: Path, rule: Rule, source: str)
     path = tmp_path / "some.py"
     path.write_text(source)
     assert [] == list(rule(path))
+
+
+# --- what the library needs ------------------------------------------------------------
+
+
+def third_party() -> list[str]:
+    """The packages that the library imports and neither ships nor finds in the language, but for its test tools."""
+    found: dict[str, None] = {}
+    for path in SOURCES:
+        for node in nodes(path) if "testing" not in path.parts else ():
+            match node:
+                case ast.Import(names=names):
+                    roots = [alias.name for alias in names]
+                case ast.ImportFrom(module=str(module), level=0):
+                    roots = [module]
+                case _:
+                    continue
+            found |= dict.fromkeys(root.split(".")[0] for root in roots)
+    return sorted(name for name in found if name != "runcrew" and name not in sys.stdlib_module_names)
+
+
+@pytest.mark.defect("D3.21")
+def test_the_library_needs_what_it_says() -> None:
+    """The one dependency that is declared is the one package that is imported."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert ["click"] == [re.split(r"[<>=~! ]", need)[0] for need in project["dependencies"]]
+    assert ["click"] == third_party()
 
 
 # --- tests say what should be true -------------------------------------------------
