@@ -76,6 +76,17 @@ def test_the_readme_crew_does_what_it_says(capsys: pytest.CaptureFixture[str]) -
     assert "the value of answer\n" == capsys.readouterr().out
 
 
+@pytest.mark.realtime
+def test_the_readme_crew_passes_the_check(tmp_path: Path) -> None:
+    """`runcrew check orders.py:crew` prints the tree of the smallest example and runs nothing of it."""
+    (tmp_path / "orders.py").write_text(blocks(README, "python")[0], encoding="utf-8")
+    command = [sys.executable, "-m", "runcrew.cli", "check", "orders.py:crew"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    for name in ("orders", "migrate", "poll", "sweep"):
+        assert name in done.stdout
+    assert "polled" not in done.stdout
+
+
 def test_the_two_commands() -> None:
     """The first two sh blocks of the README are single commands, each with all of its own set-up."""
     demo, tests = (block.strip() for block in blocks(README, "sh")[:2])
