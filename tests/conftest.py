@@ -7,12 +7,15 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+T = TypeVar("T")
 
 #: Real seconds that what a test started has to be gone after it. Only a test that leaves something waits at all.
 GRACE = 2.0
@@ -99,12 +102,11 @@ def child_processes() -> list[int]:
         return []
 
 
-def gone_in_time(look: object) -> list[object]:
+def gone_in_time(look: Callable[[], list[T]]) -> list[T]:
     """What `look` still finds when the grace is over; empty as soon as it finds nothing."""
-    assert callable(look)
     ends = time.monotonic() + GRACE
     while found := look():
         if time.monotonic() > ends:
-            return list(found)
+            return found
         time.sleep(0.002)
     return []

@@ -210,7 +210,9 @@ def test_what_may_change_places() -> None:
         assert (steps, True) in groups
         assert ("done", True) in groups
         assert any("wakeup" in name and moves for name, moves in groups)
-        assert [("get_name", False), ("print_nothing", False)] == [g for g in groups if g[0] in ("get_name", "print_nothing")]
+        assert [("get_name", False), ("print_nothing", False)] == [
+            g for g in groups if g[0] in ("get_name", "print_nothing")
+        ]
 
 
 def test_other_threads_may_add_while_it_is_permuted() -> None:

@@ -26,8 +26,10 @@ def test_a_marked_test_runs_on_virtual_time(outside: pytest.Pytester) -> None:
         from runcrew.testing import virtual_loop
 
         @pytest.fixture
-        def span():
-            return 3600
+        def span(request):
+            before = request.node.obj
+            yield 3600
+            assert before == request.node.obj
 
         @pytest.mark.virtual
         @pytest.mark.parametrize("times", [1, 2])
@@ -165,7 +167,9 @@ def test_it_lives_with_other_plugins(outside: pytest.Pytester, monkeypatch: pyte
 
 def test_the_marker_is_listed(outside: pytest.Pytester) -> None:
     """`pytest --markers` explains the marker."""
-    outside.runpytest(*PLUGIN, "--markers").stdout.fnmatch_lines(["@pytest.mark.virtual(seed=None, *): run this async test on*"])
+    outside.runpytest(*PLUGIN, "--markers").stdout.fnmatch_lines(
+        ["@pytest.mark.virtual(seed=None, *): run this async test on*"]
+    )
 
 
 @pytest.mark.realtime

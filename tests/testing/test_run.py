@@ -178,7 +178,7 @@ def test_a_task_that_cannot_be_cancelled_is_stuck(loop_errors: list[str]) -> Non
         await asyncio.sleep(1)
 
     tasks: list[asyncio.Task[None]] = []
-    with pytest.raises(Stuck, match="the stubborn one in .*stubborn"):
+    with pytest.raises(Stuck, match=r"the stubborn one in .*stubborn"):
         run_virtual(main)
     drop(tasks, loop_errors)
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,45 @@ async def test_an_event_wakes_a_blocking_thread_at_a_virtual_instant() -> None:
 
         woken, at = await asyncio.to_thread(job)
         assert (True, began + 3) == (woken, at)
+
+
+@pytest.mark.virtual
+async def test_an_event_set_at_the_last_instant_counts() -> None:
+    """Where the event is set at the very time at which the wait would be over, it was set."""
+    until = threading.Event()
+    asyncio.get_running_loop().call_at(5, until.set)
+    assert await asyncio.to_thread(clocks.current().block, 5, until)
+    assert 5.0 == asyncio.get_running_loop().time()
+
+
+@pytest.mark.virtual
+async def test_a_busy_loop_wakes_a_blocking_thread() -> None:
+    """The thread goes on although the loop is never without something to do."""
+    until = threading.Event()
+    call = asyncio.ensure_future(asyncio.to_thread(clocks.current().block, 5, until))
+    asyncio.get_running_loop().call_later(1, until.set)
+    await asyncio.sleep(1)
+    while not call.done():
+        await asyncio.sleep(0)
+    assert call.result()
+
+
+@pytest.mark.realtime
+@pytest.mark.virtual
+async def test_no_time_passes_between_a_thread_and_its_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is busy until the loop has noted what it waits for, however long that takes."""
+    loop = virtual_loop()
+    for span in (1, 2, 3):
+        loop.call_later(span, lambda: None)
+    threadsafe = loop.call_soon_threadsafe
+
+    def slowly(*args: Any, **kwargs: Any) -> asyncio.Handle:
+        time.sleep(0.005)
+        return threadsafe(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", slowly)
+    await asyncio.to_thread(clocks.current().block, 5)
+    assert 5.0 == loop.time()
 
 
 @pytest.mark.virtual

@@ -38,10 +38,6 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Events: TypeAlias = list[tuple[selectors.SelectorKey, int]]
 
-#: Real seconds for which a busy machine is given the chance to bring a packet over the loopback, before a jump.
-#: Only where descriptors are watched. The kernel nearly always has brought it when `send` returns.
-SETTLE: Final = 0.0001
-
 #: Real seconds between two looks at an event that threads set among themselves. The loop's own are seen at once.
 LOOK: Final = 0.001
 
@@ -80,7 +76,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         _clock_resolution: float
         _thread_id: int | None
         _default_executor: ThreadPoolExecutor | None
+        _debug: bool
         _check_closed: Callable[[], None]
+        _check_thread: Callable[[], None]
+        _check_callback: Callable[[object, str], None]
 
     #: A loop that was refused in the making has nothing to close.
     _closed = True
@@ -100,8 +99,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._ties = itertools.count()
         self._now = 0.0
         self._in_flight = InFlight()
-        #: Time may pass up to here, whatever is in flight; one entry for each `advance` under way.
-        self._passes: list[float] = []
+        #: How many `advance` are under way: the timer of each is as far as time passes over what is in flight.
+        self._advancing = 0
         self._is_stuck = False
         self._home = threading.get_ident()
         self._own_descriptors = 0
@@ -120,6 +119,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.TimerHandle:
         """As asyncio's. Timers for the same time go in the order they were set, or as the seed has it."""
         self._check_closed()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_at")
         if math.isnan(when):
             raise ValueError(f"{when!r} is not a time at which anything can be called")
         timer = order.Timer(when, callback, args, self, context)
@@ -134,12 +136,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         Timers that are due meanwhile go off at their own times, so this is how a timeout over a call in a
         thread is tested. Cancelling it ends the permission with it. Raises ConfigError for a bad span.
         """
-        until = self._now + seconds(span, "advance")
-        self._passes.append(until)
+        span = seconds(span, "advance")
+        self._advancing += 1
         try:
-            await asyncio.sleep(until - self._now)
+            await asyncio.sleep(span)
         finally:
-            self._passes.remove(until)
+            self._advancing -= 1
 
     # --- what keeps time from passing -------------------------------------------------
 
@@ -252,15 +254,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._in_flight.notice()
         if timeout == 0:
             return self._waiter.poll(0)
-        when = self._scheduled[0].when() if self._scheduled else math.inf
-        if self._in_flight.frozen:
-            if when > max(self._passes, default=-math.inf):
-                return self._wait_really()
-            events = self._waiter.poll(0)
-        else:
-            events = self._poll_quietly()
-        if events or self._ready or self._in_flight.notice():
+        frozen = self._in_flight.frozen
+        if frozen and not self._advancing:
+            return self._wait_really()
+        events = self._waiter.poll(0 if frozen else self._quiet)
+        if events or self._ready:
             return events
+        when = self._scheduled[0].when() if self._scheduled else math.inf
         if math.isfinite(when):
             self._jump(when)
             return events
@@ -273,14 +273,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # asyncio takes timers of up to one resolution ahead as due. Late enough, that much is lost in the float,
         # and a timer due now would never be.
         self._clock_resolution = max(self._clock_resolution, 2 * math.ulp(self._now))
-
-    def _poll_quietly(self) -> Events:
-        """Look for I/O, as long as has to be quiet before a jump."""
-        events = self._waiter.poll(self._quiet)
-        if not events and not self._ready and self._watches():
-            SYSTEM.block(SETTLE)
-            events = self._waiter.poll(0)
-        return events
 
     def _wait_really(self) -> Events:
         """Wait in real time until something comes, or patience is over."""
