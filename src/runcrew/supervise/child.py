@@ -40,6 +40,8 @@ class Child:
         self.ready = False
         self.gone = Latch()
         self.gone.open()
+        #: Whether it has been told to stop: what it raises from then on is never answered by a restart.
+        self.asked = False
         self.error: Exception | None = None
         self.report: StopReport | None = None
         self.stuck: Stuck | None = None
@@ -99,6 +101,7 @@ class Child:
 
     async def stop(self, span: float, grace: float) -> None:
         """Have it stop within `span` seconds; what does not, or fails to stop, is noted in `stuck` or `error`."""
+        self.asked = True
         try:
             async with asyncio.timeout(span + grace):
                 await self.service.stop(span)
@@ -109,6 +112,7 @@ class Child:
 
     async def kill(self) -> None:
         """Have it end at once."""
+        self.asked = True
         kill: Any = getattr(self.service, "kill", None)
         if kill is not None:
             await kill()

@@ -259,10 +259,10 @@ class Supervisor(BaseService):
             end = child.failed(asyncio.CancelledError("its wait() was cancelled, and not by its supervisor"))
         if end is End.WELL and child.begun:
             child.ready = True
-        if self._state is State.STOPPING:
-            self._keep_failure(child, end)
-        else:
+        if self._state is not State.STOPPING:
             self._decide(child, end)
+        elif child.asked or not self._would_restart(child, end):
+            self._keep_failure(child, end)
         if child.timer is None:
             child.gone.open()
             child.up.open()
@@ -282,6 +282,15 @@ class Supervisor(BaseService):
             _log.log(level, "%s stops: %s ended, and %s", self.name, child.name, decision.reason)
             self._life.stop_tree = self._life.stop_tree or end is not End.FAILED
             self._begin_stop(self._stop_timeout)
+
+    def _would_restart(self, child: Child, end: End) -> bool:
+        """Whether only a stop of the whole keeps a child, which failed by itself, from being restarted.
+
+        Such a failure is no permanent one: a moment earlier a restart would have answered it.
+        """
+        assert self._loop is not None
+        assert child.restarts is not None
+        return isinstance(on_child_end(end, child.on_failure, child.restarts, self._loop.time()), Restart)
 
     def _keep_failure(self, child: Child, end: End) -> None:
         if end in (End.FAILED, End.INTERRUPT) and child.error is not None:
