@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import CoroutineType, FunctionType, MethodType
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from runcrew import clock as clocks
 from runcrew.durations import optional, seconds
@@ -106,8 +106,7 @@ def _name(fn: object) -> str:
     return name if isinstance(name, str) else type(fn).__name__
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One attempt of a run. Times are seconds since the epoch; `wait` is the pause that followed it."""
 
     number: int

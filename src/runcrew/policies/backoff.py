@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from runcrew import clock
 from runcrew.abc import Backoff as Backoff
@@ -103,7 +103,7 @@ class Constant(_Waits):
 
     def delay(self, n: int, previous: float | None = None) -> float:
         """Seconds to wait after any failure. Finite, never negative."""
-        return _spread(self.each, self.jitter)
+        return self.each if self.jitter == "none" else _spread(self.each, self.jitter)
 
     def __str__(self) -> str:
         return f"constant {text(self.each)}{_words(self.jitter)}"
@@ -129,7 +129,9 @@ class Custom(_Waits):
         """Seconds to wait after failure number `n`. Raises ConfigError where the answer is not a usable span."""
         try:
             answer = self._ask(n)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise ConfigError(f"the backoff {self._name} raised {brief(error)}, asked for delay({n})") from error
         if isinstance(answer, bool) or not isinstance(answer, int | float) or not 0 <= answer <= LONGEST:
             raise ConfigError(
@@ -144,7 +146,9 @@ class Custom(_Waits):
 
 def checked(backoff: Callable[[int], float] | Backoff) -> Exponential | Constant | Custom:
     """A backoff in any of the forms that users give. Raises ConfigError, with the remedy, for what is none."""
-    return backoff if isinstance(backoff, Exponential | Constant | Custom) else Custom(backoff)
+    if type(backoff) in (Exponential, Constant, Custom):
+        return cast("Exponential | Constant | Custom", backoff)
+    return Custom(backoff)  # subclasses of ours too: what they answer is theirs
 
 
 def _spread(delay: float, jitter: Jitter) -> float:

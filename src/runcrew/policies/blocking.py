@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CoroutineType
-from typing import Any
+from typing import Any, Final
 
 from runcrew import clock
 from runcrew.errors import ConfigError
 from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade, leave, made
 from runcrew.policies.compile import Options
 from runcrew.policies.deadline import accept, over
-from runcrew.policies.retry import Retry
-from runcrew.policies.retrying import resume_blocking
+from runcrew.policies.retry import FRESH, GiveUp, Retry, decide
+from runcrew.policies.retrying import Brief, follows_at_once, resume_blocking
 
 
 def blocking(job: Job, options: Options) -> Callable[..., Any]:
@@ -31,24 +31,38 @@ def _quick(job: Job, rules: tuple[Retry, ...]) -> Callable[..., Any]:
     fn = job.fn
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        parts = [job, args, kwargs]
-        token = enter_unmade(parts)
+        run: Any = [job, args, kwargs]  # a Run as soon as somebody looks
+        last = None
+        while True:  # twice at most: a first retry without a wait is the one case in which the loop's cost would show
+            token = enter_unmade(run)
+            try:
+                value: object = fn(*args, **kwargs)
+            except Exception as raised:
+                leave(token)
+                error = raised
+            except BaseException:
+                leave(token)
+                raise
+            else:
+                leave(token)
+                kind = type(value)
+                if kind in _NO_AWAITABLE or not hasattr(kind, "__await__"):
+                    run = None  # its history holds errors, whose tracebacks hold this frame, which holds it
+                    return value
+                error = _unawaited(job, value)
+            now, run, decided = clock.current().now(), made(run), None
+            if last is not None:
+                break
+            run.queued = run.started = now  # nobody has looked at the time when it began
+            decided = decide(rules, FRESH, error, now=now)
+            if isinstance(decided, GiveUp) or not follows_at_once(run, decided, error, now):
+                break
+            last = decided
+            del error
         try:
-            value: object = fn(*args, **kwargs)
-            if hasattr(type(value), "__await__"):
-                raise _unawaited(job, value)
-            return value
-        except Exception as raised:
-            error = raised
+            return resume_blocking(run, Brief(None, error, now), rules, _attempt, decided, last).unwrap()
         finally:
-            leave(token)
-        try:
-            run = made(parts)
-            run.queued = run.started = now = clock.current().now()
-            failed = run.finished(Status.FAILED, now, error=error)
-            return resume_blocking(run, failed, rules, _attempt).unwrap()
-        finally:
-            del error, parts  # its traceback holds this frame: without this, each would keep the other
+            del error, run
 
     return call
 
@@ -96,19 +110,22 @@ def _in_its_place(run: Run, options: Options) -> Outcome[Any]:
 
 def _attempt(run: Run) -> Outcome[Any]:
     """One attempt. What is no Exception passes: it is the caller's own stack."""
-    now = clock.current().now
     if run.started is None:
-        run.started = now()
+        run.started = clock.current().now()
     token = enter(run)
     try:
         value: object = run.job.fn(*run.args, **run.kwargs)
         if hasattr(type(value), "__await__"):
             raise _unawaited(run.job, value)
     except Exception as error:
-        return run.finished(Status.FAILED, now(), error=error)
+        return Brief(None, error, clock.current().now())
     finally:
         leave(token)
-    return run.finished(Status.SUCCEEDED, now(), value=value)
+    return Brief(value)
+
+
+#: Spares most calls a look for `__await__`, which costs as much as the call where it is not found.
+_NO_AWAITABLE: Final = frozenset((type(None), bool, int, float, str, bytes, tuple, list, dict))
 
 
 def _unawaited(job: Job, value: Any) -> TypeError:

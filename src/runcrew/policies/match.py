@@ -16,14 +16,14 @@ from runcrew.policies.guard import check_plain, guarded, is_listed, named
 #: What a rule can be given: exception classes and exception objects.
 Matchable: TypeAlias = type[Exception] | Exception
 
-_FINAL: Final = (NoRetry, Done, StopTree)
+FINAL: Final = (NoRetry, Done, StopTree)
 _REMEDY: Final = "give exception classes (ConnectionError), exception objects, or when=a function of the error"
 
 
 class Matcher:
     """Finds what a rule means in an error. Immutable; several rules and threads may share one."""
 
-    __slots__ = ("_classes", "_groups", "_objects", "_when")
+    __slots__ = ("_classes", "_groups", "_objects", "_when", "classes_only")
 
     def __init__(self, errors: tuple[object, ...], when: Callable[[Any], object] | None, what: str = "Retry") -> None:
         """Raises ConfigError, naming the value, for what is no error or can match nothing."""
@@ -33,11 +33,14 @@ class Matcher:
             check_plain(when, f"{what}(when=…)", "the error")
         for error in errors:
             _check(error, what)
-        self._classes = tuple(error for error in errors if isinstance(error, type))
+        self._classes: tuple[type[Exception], ...] = tuple(error for error in errors if isinstance(error, type))
         # Exception is a base of ExceptionGroup too, but whoever names it thinks of the leaves.
         self._groups = tuple(cls for cls in self._classes if cls is not Exception)
         self._objects = tuple(error for error in errors if isinstance(error, BaseException))
         self._when = when
+        #: The classes, where they are all that is asked for: for an error that is no group and has no cause,
+        #: `isinstance` then says all there is to say.
+        self.classes_only: tuple[type[Exception], ...] = () if self._objects or when is not None else self._classes
 
     def find(self, error: BaseException | None) -> tuple[Exception, ...]:
         """The errors in `error` that are meant (of a group: one or more for every leaf); empty: no match."""
@@ -100,8 +103,10 @@ class Matcher:
 
 def is_final(error: BaseException) -> bool:
     """Whether NoRetry, Done or StopTree is in the error, in what it was raised from, or among its leaves."""
+    if isinstance(error, FINAL):
+        return True
     if error.__cause__ is None and not isinstance(error, BaseExceptionGroup):
-        return isinstance(error, _FINAL)
+        return False
     pending: list[BaseException] = [error]
     seen: dict[int, None] = {}
     while pending:
@@ -109,7 +114,7 @@ def is_final(error: BaseException) -> bool:
         if id(node) in seen:
             continue
         seen[id(node)] = None
-        if isinstance(node, _FINAL):
+        if isinstance(node, FINAL):
             return True
         pending.extend(leaves_of(node))
         if node.__cause__ is not None:
@@ -150,7 +155,7 @@ def _check(error: object, what: str) -> None:
             f"{what}: {cls.__qualname__} can match nothing, because retry rules see only subclasses of Exception: "
             "what is none is asked to end the job, not to repeat it"
         )
-    if issubclass(cls, _FINAL):
+    if issubclass(cls, FINAL):
         raise ConfigError(f"{what}: {cls.__qualname__} can match nothing: it says that an error is final")
 
 

@@ -19,6 +19,7 @@ from runcrew.policies.concurrency import Concurrency
 from runcrew.policies.dedupe import Dedupe
 from runcrew.policies.quick import quick
 from runcrew.policies.retry import Rules
+from runcrew.policies.retrying import being_cancelled
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -178,9 +179,12 @@ async def carry_out(handler: Handler, run: Run) -> Any:
     try:
         outcome: object = await handler(run)
     except asyncio.CancelledError:
-        if run.ask_to_end(Status.CANCELLED, "its caller was cancelled"):
+        if run.why is not None and not being_cancelled():  # middleware has ended it
+            outcome = run.ended_by_request(clock.current().now())
+        else:
+            run.ask_to_end(Status.CANCELLED, "its caller was cancelled")
             run.tell()
-        raise
+            raise
     if not isinstance(outcome, Outcome):
         raise ConfigError(f"middleware: a handler around {run.job.name} gave {outcome!r}, and should give an Outcome")
     return outcome.unwrap()

@@ -11,41 +11,55 @@ from collections.abc import Callable
 from typing import Any
 
 from runcrew import clock
-from runcrew.backends import LoopBackend
-from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade, leave, made
+from runcrew.job import Job, Outcome, Run, enter, enter_unmade, leave, made
 from runcrew.policies.compile import Options
-from runcrew.policies.retrying import Retrying, being_cancelled, retrying
+from runcrew.policies.retry import FRESH, GiveUp, decide
+from runcrew.policies.retrying import Brief, Retrying, being_cancelled, follows_at_once, retrying
 from runcrew.policies.timeout import Alarm, limited, timed_out
 
 
 def quick(job: Job, options: Options) -> Callable[..., Any]:
     """An async function that runs `job` with retry and timeout."""
-    handler = LoopBackend().handle
     if options.timeout is None:
-        return _untimed(job, retrying(handler, options.retry))
-    return _timed(job, retrying(limited(handler, options.timeout), options.retry), options.timeout)
+        return _untimed(job, retrying(_attempt, options.retry))
+    return _timed(job, retrying(limited(_attempt, options.timeout), options.retry), options.timeout)
 
 
 def _untimed(job: Job, rest: Retrying) -> Callable[..., Any]:
-    fn = job.fn
+    fn, rules = job.fn, rest.rules
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        parts = [job, args, kwargs]
-        token = enter_unmade(parts)
+        run: Any = [job, args, kwargs]  # a Run as soon as somebody looks
+        last = None
+        while True:  # twice at most: a first retry without a wait is the one case in which the loop's cost would show
+            token = enter_unmade(run)
+            try:
+                value = await fn(*args, **kwargs)
+            except GeneratorExit:  # the coroutine is thrown away, perhaps in another context
+                raise
+            except BaseException as raised:
+                leave(token)
+                if isinstance(raised, asyncio.CancelledError) and being_cancelled():
+                    raise
+                error = raised
+            else:
+                leave(token)
+                run = None  # its history holds errors, whose tracebacks hold this frame, which holds it
+                return value
+            now, run, decided = clock.current().now(), made(run), None
+            if last is not None:
+                break
+            if run.started is None:  # nobody looked at the time when it began
+                run.queued = run.started = now
+            decided = decide(rules, FRESH, error, now=now)
+            if isinstance(decided, GiveUp) or not follows_at_once(run, decided, error, now, asyncio.current_task()):
+                break
+            last = decided
+            del error
         try:
-            value = await fn(*args, **kwargs)
-        except GeneratorExit:  # the coroutine is thrown away, perhaps in another context
-            raise
-        except BaseException as raised:
-            error = raised
-        else:
-            leave(token)
-            return value
-        leave(token)
-        try:
-            return await _go_on(made(parts), error, rest)
+            return (await rest.resume(run, Brief(None, error, now), decided, last)).unwrap()
         finally:
-            del error, parts  # its traceback holds this frame: without this, each would keep the other
+            del error, run
 
     return call
 
@@ -66,33 +80,40 @@ def _timed(job: Job, rest: Retrying, span: float) -> Callable[..., Any]:
             alarm.off()
             raise
         except BaseException as raised:
+            leave(token)
+            cut = alarm.off() and isinstance(raised, asyncio.CancelledError)
+            if not cut and isinstance(raised, asyncio.CancelledError) and being_cancelled():
+                raise
             error = raised
         else:
             leave(token)
             alarm.off()
             return value
-        leave(token)
+        outcome = timed_out(run, span, error) if cut else Brief(None, error, clock.current().now())
         try:
-            if alarm.off() and isinstance(error, asyncio.CancelledError):
-                return await _retried(run, timed_out(run, span, error), rest)
-            return await _go_on(run, error, rest)
+            return (await rest.resume(run, outcome)).unwrap()
         finally:
-            del error, run
+            del error, outcome, run
 
     return call
 
 
-async def _go_on(run: Run, error: BaseException, rest: Retrying) -> Any:
-    """After a first attempt that raised."""
-    if isinstance(error, asyncio.CancelledError) and being_cancelled():
-        raise error
-    now = clock.current().now()
-    if run.started is None:  # nobody looked at the time when it began
-        run.queued = run.started = now
-    return await _retried(run, run.finished(Status.FAILED, now, error=error), rest)
-
-
-async def _retried(run: Run, outcome: Outcome[Any], rest: Retrying) -> Any:
-    if rest.rules:
-        outcome = await rest.resume(run, outcome)
-    return outcome.unwrap()
+async def _attempt(run: Run) -> Outcome[Any]:
+    """Another attempt, as the backend for event loops makes it."""
+    token = enter(run)
+    try:
+        value = await run.job.fn(*run.args, **run.kwargs)
+    except GeneratorExit:
+        raise
+    except BaseException as raised:
+        leave(token)
+        if isinstance(raised, asyncio.CancelledError) and being_cancelled():
+            raise
+        error = raised
+    else:
+        leave(token)
+        return Brief(value)
+    try:
+        return Brief(None, error, clock.current().now())
+    finally:
+        del error, run

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from operator import itemgetter
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from runcrew.durations import LONGEST, text
 from runcrew.errors import ConfigError
 from runcrew.policies.backoff import Backoff, Constant, Custom, Exponential, checked
-from runcrew.policies.guard import brief, check_plain, guarded, log, named
-from runcrew.policies.match import Matchable, Matcher, group_in, is_final, leaves_of
+from runcrew.policies.guard import brief, check_plain, log, named
+from runcrew.policies.match import FINAL, Matchable, Matcher, group_in, is_final, leaves_of
 
 
 class Unlimited(Enum):
@@ -70,13 +70,14 @@ _DEFAULT_BACKOFF: Final = Exponential("1s", cap="30s", factor=2, jitter="full")
 class Retry:
     """One retry rule: which errors, how often, with which waits. Immutable; any number of jobs may share one."""
 
-    __slots__ = ("_hint", "_matcher", "backoff", "budget", "key", "name")
+    __slots__ = ("_classes", "_hint", "_matcher", "backoff", "budget", "key", "name")
 
     backoff: Exponential | Constant | Custom
     budget: Budget | Unlimited
     #: What the rule is called in messages: the name given, or a description of what it matches.
     name: str
     _matcher: Matcher
+    _classes: tuple[type[Exception], ...]
     _hint: Callable[[Any], object] | None
     #: Under which an attempt store keeps its count: does not depend on where in a list the rule stands.
     key: str
@@ -111,6 +112,7 @@ class Retry:
         matcher = Matcher(errors, when)
         put = object.__setattr__
         put(self, "_matcher", matcher)
+        put(self, "_classes", matcher.classes_only)
         put(self, "budget", retries if isinstance(retries, Unlimited | Budget) else Budget(retries))
         put(self, "backoff", checked(backoff))
         put(self, "_hint", hint)
@@ -186,20 +188,33 @@ class Wait(NamedTuple):
     """Decided: try again after `delay` seconds."""
 
     delay: float
-    #: The name of the rule that was charged.
+    #: The name of the rule that is charged.
     rule: str
-    state: RetryState
-    #: Which retry it is, of how many; and whether the error itself said how long to wait.
-    number: int
-    budget: Budget | Unlimited
-    hinted: bool = False
+    #: Whether the error itself said how long to wait.
+    hinted: bool
+    #: Out of which this was decided: the rules, which of them is charged, and what had been spent until then.
+    rules: Sequence[Retry]
+    position: int
+    before: RetryState
+
+    @property
+    def state(self) -> RetryState:
+        """What has been spent when this retry is counted in."""
+        before, key = self.before, _key(self.rules, self.position)
+        counts = _carried_on(self.rules, before.counts, key) if before.counts else {}
+        counts[key] = counts.get(key, 0) + 1
+        return RetryState(counts, key, self.delay, before.total + 1)
 
     @property
     def reason(self) -> str:
         """Why, in words."""
-        most = "" if isinstance(self.budget, Unlimited) else f" of {self.budget.retries}"
+        rule, key = self.rules[self.position], _key(self.rules, self.position)
         asked = ", the wait is what the error asked for" if self.hinted else ""
-        return f"retry {self.number}{most} by {self.rule}{asked}"
+        number = self.before.counts.get(key, 0) + 1
+        if isinstance(rule.budget, Unlimited):
+            return f"retry {number} by {rule.name}{asked}"
+        number = self.before.total + 1 if rule.budget.mode == "total" else number
+        return f"retry {number} of {rule.budget.retries} by {rule.name}{asked}"
 
 
 class GiveUp(NamedTuple):
@@ -207,6 +222,10 @@ class GiveUp(NamedTuple):
 
     reason: str
     error: ConfigError | None = None
+
+
+#: What a NamedTuple does to make itself, without the call around it: one is made for every failure.
+_wait: Final = cast("Callable[[type[Wait], tuple[Any, ...]], Wait]", tuple[Any, ...].__new__)
 
 
 def decide(
@@ -219,54 +238,50 @@ def decide(
     """
     if not isinstance(error, Exception):
         return GiveUp(f"{type(error).__name__} is never retried: it is no Exception")
-    if is_final(error):
+    found = -1
+    matched: Sequence[Exception] = (error,)
+    if error.__cause__ is None and not isinstance(error, BaseExceptionGroup):
+        final = isinstance(error, FINAL)
+        for position, rule in enumerate(rules):
+            classes = rule._classes
+            if isinstance(error, classes) if classes else rule._matcher.look(error):
+                found = position
+                break
+    else:
+        final = is_final(error)
+        found, matched = _assign(rules, error, {}) or (-1, ())
+    if final:
         return GiveUp(f"{type(error).__name__} says that it is final")
-    charge = _first_match(rules, error)
-    if charge is None:
+    if found < 0:
         return GiveUp(f"no retry rule matches {type(error).__name__}")
-    rule, key, matched = charge
-    made = state.counts.get(key, 0)
+    rule, made, previous = rules[found], 0, None
+    if state.counts:
+        key = _key(rules, found)
+        made, previous = state.counts.get(key, 0), state.previous if state.last == key else None
     budget = rule.budget
-    if isinstance(budget, Budget):
-        spent = state.total if budget.mode == "total" else made
-        if spent >= budget.retries:
-            return GiveUp(f"the budget of {rule.name} is used up ({_retries(budget)})")
-    delay = _hinted(rule, matched)
-    hinted = delay is not None
-    if delay is None:
-        try:
-            delay = rule.backoff.delay(made, state.previous if state.last == key else None)
-        except ConfigError as wrong:
-            wrong.__cause__ = error
-            return GiveUp(str(wrong), wrong)
+    if budget is not UNLIMITED and (state.total if budget.mode == "total" else made) >= budget.retries:
+        return GiveUp(f"the budget of {rule.name} is used up ({_retries(budget)})")
+    hinted = _hinted(rule, matched)
+    try:
+        delay = rule.backoff.delay(made, previous) if hinted is None else hinted
+    except ConfigError as wrong:
+        wrong.__cause__ = error
+        return GiveUp(str(wrong), wrong)
     if due is not None and now + delay >= due:
         return GiveUp(f"a wait of {text(delay)} by {rule.name} would pass the deadline")
-    counts = {other: count for other, count in state.counts.items() if other == key or not _resets(rules, other)}
-    counts[key] = made + 1
-    after = RetryState(counts, key, delay, state.total + 1)
-    spent = after.total if isinstance(budget, Budget) and budget.mode == "total" else made + 1
-    return Wait(delay, rule.name, after, spent, budget, hinted)
+    return _wait(Wait, (delay, rule.name, hinted is not None, rules, found, state))
 
 
-#: Which rule of a list, and the errors that it means.
-_Match: TypeAlias = tuple[int, tuple[Exception, ...]]
-
-
-def _first_match(rules: Sequence[Retry], error: Exception) -> tuple[Retry, str, tuple[Exception, ...]] | None:
-    """The rule to charge, its key in this list, and what it matched.
-
-    The first rule that takes the whole error. Failing that, of a group whose every leaf has some rule: the
-    one of these that stands first.
-    """
-    found = _assign(rules, error, {})
-    if found is None:
-        return None
-    index, matched = found
-    return rules[index], _key(rules, index), matched
+#: Where a rule stands in a list, and the errors that it means.
+_Match: TypeAlias = tuple[int, Sequence[Exception]]
 
 
 def _assign(rules: Sequence[Retry], error: BaseException, known: dict[int, _Match | None]) -> _Match | None:
-    """`known` holds what each group came to, and None for those under way: so a cycle ends."""
+    """The rule to charge: the first that takes the whole error.
+
+    Failing that, of a group whose every leaf has some rule: the one of these that stands first. `known`
+    holds what each group came to, and None for those under way: so a cycle ends.
+    """
     if not isinstance(error, Exception):
         return None
     for index, rule in enumerate(rules):
@@ -285,36 +300,45 @@ def _assign(rules: Sequence[Retry], error: BaseException, known: dict[int, _Matc
 def _key(rules: Sequence[Retry], index: int) -> str:
     """The rule's key; rules of one list that describe themselves alike are told apart by their order."""
     key = rules[index].key
-    before = sum(rule.key == key for rule in rules[:index])
-    return f"{key}#{before + 1}" if before else key
+    number = 1
+    for before in rules[:index]:
+        if before.key == key:
+            number += 1
+    return key if number == 1 else f"{key}#{number}"
 
 
-def _resets(rules: Sequence[Retry], key: str) -> bool:
-    """Whether the count under `key` ends when another rule takes a failure."""
-    for index, rule in enumerate(rules):
-        if isinstance(rule.budget, Budget) and rule.budget.mode == "consecutive" and _key(rules, index) == key:
-            return True
-    return False
+def _carried_on(rules: Sequence[Retry], counts: Mapping[str, int], key: str) -> dict[str, int]:
+    """The counts that stand when the rule under `key` takes a failure: not those of consecutive ones."""
+    reset = [
+        _key(rules, index)
+        for index, rule in enumerate(rules)
+        if isinstance(rule.budget, Budget) and rule.budget.mode == "consecutive"
+    ]
+    return {other: count for other, count in counts.items() if other == key or other not in reset}
 
 
-def _hinted(rule: Retry, matched: tuple[Exception, ...]) -> float | None:
-    """The longest wait that the matched errors ask for themselves, or None."""
+def _hinted(rule: Retry, matched: Sequence[Exception]) -> float | None:
+    """The longest wait that the matched errors ask for themselves, or None. Asked of users' code: guarded."""
     longest: float | None = None
     for error in matched:
-        given = guarded(f"the wait hint for {type(error).__name__}", None, rule._hint or _retry_after, error)
+        try:
+            given = getattr(error, "retry_after", None) if rule._hint is None else rule._hint(error)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            log.exception("the wait hint of %s failed", rule.name)
+            continue
         if given is None:
             continue
-        span = given.total_seconds() if isinstance(given, timedelta) else given
+        span: object = given.total_seconds() if isinstance(given, timedelta) else given
         if isinstance(span, bool) or not isinstance(span, int | float) or not 0 <= span < math.inf:
-            log.warning("the wait hint %.200r of %s is not a span of seconds: the backoff of %s is used instead",
-                        given, brief(error), rule.name)  # fmt: skip
+            log.warning(
+                "the wait hint %.200r of %s is no span of seconds: %s waits by its backoff instead",
+                given, brief(error), rule.name,
+            )  # fmt: skip
             continue
         longest = max(longest or 0.0, float(min(span, LONGEST)))
     return longest
-
-
-def _retry_after(error: Exception) -> object:
-    return getattr(error, "retry_after", None)
 
 
 def _retries(budget: Budget) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from runcrew import clock
 from runcrew.abc import AttemptStore, Handler
 from runcrew.job import HISTORY, Attempt, Outcome, Run, Status
 from runcrew.policies.guard import guarded
-from runcrew.policies.retry import FRESH, GiveUp, Retry, RetryState, decide
+from runcrew.policies.retry import FRESH, GiveUp, Retry, RetryState, Wait, decide
+
+#: What a NamedTuple does to make itself, without the call around it: one is made for every failure.
+_attempt: Final = cast("Callable[[type[Attempt], tuple[Any, ...]], Attempt]", tuple[Any, ...].__new__)
 
 #: Hears of each retry before its wait begins: (run, error, seconds to wait, name of the rule).
 OnRetry: TypeAlias = Callable[[Run, BaseException, float, str], object]
@@ -39,32 +42,71 @@ class Retrying:
     async def __call__(self, run: Run) -> Outcome[Any]:
         """Carry out the run, with as many attempts as it takes and the rules allow."""
         outcome = await self.inner(run)
-        if outcome.status is Status.SUCCEEDED and self.attempts is None:
+        if outcome.status is _SUCCEEDED and self.attempts is None:
             return outcome
         return await self.resume(run, outcome)
 
-    async def resume(self, run: Run, outcome: Outcome[Any]) -> Outcome[Any]:
-        """Go on after the first attempt. Cancelling ends it, a pause included, and no attempt begins after that."""
-        course = Course(run, self.rules, self.on_retry, self.attempts)
-        while (delay := course.after(outcome, cancelled=being_cancelled())) is not None:
-            if not await course.pause(delay):
+    async def resume(
+        self, run: Run, outcome: Outcome[Any], decided: Wait | GiveUp | None = None, last: Wait | None = None
+    ) -> Outcome[Any]:
+        """Go on after an attempt. Cancelling ends it, a pause included, and no attempt begins after that.
+
+        decided: what follows this attempt, where that is known already.
+        last: the retry that this attempt was, where it was one; it followed at once.
+        """
+        course = Course(run, self.rules)
+        if decided is not None or last is not None:
+            course.go_on_from(decided, last)
+        if self.on_retry is not None or self.attempts is not None:
+            course.told_to(self.on_retry, self.attempts)
+        task = asyncio.current_task()
+        while not course.is_over(outcome, task):
+            if course.delay is not None and not await course.pause(course.delay):
                 return run.ended_by_request(clock.current().now())
-            course.begin_next()
+            run.next_attempt()
             outcome = await self.inner(run)
+            if type(outcome) is Brief and outcome.status is _SUCCEEDED:
+                return outcome
         return course.outcome
 
 
 def resume_blocking(
-    run: Run, outcome: Outcome[Any], rules: Sequence[Retry], attempt: Callable[[Run], Outcome[Any]]
+    run: Run,
+    outcome: Outcome[Any],
+    rules: Sequence[Retry],
+    attempt: Callable[[Run], Outcome[Any]],
+    decided: Wait | GiveUp | None = None,
+    last: Wait | None = None,
 ) -> Outcome[Any]:
     """The same for a plain function: `attempt(run)` makes an attempt, and pauses block the calling thread."""
     course = Course(run, rules)
-    while (delay := course.after(outcome)) is not None:
-        if delay > 0:
-            clock.current().block(delay)
-        course.begin_next()
+    if decided is not None or last is not None:
+        course.go_on_from(decided, last)
+    while not course.is_over(outcome):
+        if course.delay is not None:
+            course.pause_blocking(course.delay)
+        run.next_attempt()
         outcome = attempt(run)
     return course.outcome
+
+
+#: Looked up once: a member of an Enum is not an ordinary attribute, and these are needed for each failure.
+_SUCCEEDED: Final = Status.SUCCEEDED
+_FAILED: Final = Status.FAILED
+_TIMED_OUT: Final = Status.TIMED_OUT
+
+
+class Brief(Outcome[Any]):
+    """An outcome that says only what came of one attempt, where nobody will look at the rest if it succeeded."""
+
+    __slots__ = ()
+
+    def __init__(self, value: object, error: BaseException | None = None, ended: float = 0.0) -> None:
+        self.status = _SUCCEEDED if error is None else _FAILED
+        self.value = value
+        self.error = error
+        self.ended = ended
+        self.reason = ""
 
 
 def retrying(
@@ -83,124 +125,173 @@ def retrying(
     return Retrying(inner, rules, on_retry, attempts)
 
 
+def follows_at_once(
+    run: Run, decided: Wait, error: BaseException, now: float, task: asyncio.Task[Any] | None = None
+) -> bool:
+    """Whether the retry that was decided after the first attempt follows without a wait: then `run` is ready for it."""
+    if decided.delay > 0 or run.final or (task is not None and task.cancelling() > 0):
+        return False
+    run.history = (_attempt(Attempt, (1, _FAILED, error, run.started, now, 0.0, decided.rule)),)
+    run.next_attempt()
+    return True
+
+
 class Course:
     """One run's way through its attempts: hears what each came to, says what follows."""
 
-    __slots__ = ("_attempts", "_began", "_on_retry", "_rules", "_run", "_state", "_zeros", "outcome")
+    # Class attributes are the defaults: one of these is made for each run that fails, and most need few of them.
 
-    #: The run's outcome, once `after` has said that no attempt follows.
+    #: Seconds to wait before the next attempt; None: it follows without even a turn of the event loop.
+    delay: float | None = None
+    #: The run's outcome, once no attempt follows.
     outcome: Outcome[Any]
+    _on_retry: OnRetry | None = None
+    _attempts: AttemptStore | None = None
+    #: What is to follow the first attempt that it hears of, where that was decided elsewhere.
+    _decided: Wait | GiveUp | None = None
+    #: The last retry that was decided.
+    _last: Wait | None = None
+    #: How many retries in a row had no wait.
+    _at_once: int = 0
 
-    def __init__(
-        self,
-        run: Run,
-        rules: Sequence[Retry],
-        on_retry: OnRetry | None = None,
-        attempts: AttemptStore | None = None,
-    ) -> None:
+    def __init__(self, run: Run, rules: Sequence[Retry]) -> None:
         self._run = run
         self._rules = rules
-        self._on_retry = on_retry
-        self._attempts = attempts if run.service is not None else None
         self._began = run.started
-        self._state: RetryState | None = None
-        self._zeros = 0
 
-    def after(self, outcome: Outcome[Any], *, cancelled: bool = False) -> float | None:
-        """Seconds to wait before the next attempt, or None: it is over, and `self.outcome` is what came of it.
+    def told_to(self, on_retry: OnRetry | None, attempts: AttemptStore | None) -> None:
+        """Whom to tell of retries, and where to keep their count, if anywhere."""
+        self._on_retry = on_retry
+        self._attempts = attempts if self._run.service is not None else None
 
-        cancelled: whether the task of the run is being cancelled, so that no attempt may follow.
+    def go_on_from(self, decided: Wait | GiveUp | None, last: Wait | None) -> None:
+        """What has been decided, and done, before this course took over."""
+        self._decided = decided
+        if last is not None:
+            self._last, self._at_once, self._began = last, 1, self._run.history[-1].ended
+
+    def is_over(self, outcome: Outcome[Any], task: asyncio.Task[Any] | None = None) -> bool:
+        """Hear what an attempt came to. False: another follows, after `self.delay`; True: `self.outcome` is it.
+
+        task: in which the run goes on. Where somebody has asked it to end, and the request still stands, no
+        attempt follows: a job that turned its cancellation into an error has ended, and its error stands.
         """
         run, status = self._run, outcome.status
-        if status is Status.SUCCEEDED:
-            self._forget()
-        if status is not Status.FAILED and status is not Status.TIMED_OUT:
-            if run.history:
-                self._record(outcome)
-                self._close(outcome)
-            self.outcome = outcome
-            return None
-        now = clock.current().now()
-        decision = decide(self._rules, self._load(), outcome.error, now=now, due=run.due)
+        if status is not _FAILED and status is not _TIMED_OUT:
+            self._end_well(outcome)
+            return True
+        decision, self._decided = self._decided or self._decide(outcome), None
         if isinstance(decision, GiveUp):
             self._record(outcome)
             if decision.error is not None:
-                outcome.status, outcome.error = Status.FAILED, decision.error
+                outcome.status, outcome.error = _FAILED, decision.error
             self._end(outcome, decision.reason)
-            return None
-        if run.final or cancelled:
+            return True
+        if run.final or (task is not None and task.cancelling() > 0):
             self._record(outcome)
-            if run.why is not None:
-                self.outcome = run.ended_by_request(now)
-            else:
-                self._end(outcome, "no further attempt may begin")
-            return None
+            self._end_on_request(outcome)
+            return True
         self._record(outcome, decision.delay, decision.rule)
-        self._state = decision.state
-        self._save(decision.state)
-        if self._on_retry is not None:
-            guarded("a retry callback", None, self._on_retry, run, outcome.error, decision.delay, decision.rule)
-        return decision.delay
+        self._last = decision
+        if self._attempts is not None or self._on_retry is not None:
+            self._tell(decision, outcome.error)
+        # The first retry without a wait follows at once. From the second in a row on, the event loop goes round in
+        # between, so that a job that only ever fails does not keep it from everybody else.
+        self._at_once = 0 if decision.delay > 0 else self._at_once + 1
+        if self._at_once == 1 and not run.final:
+            self.delay, self._began = None, outcome.ended
+        else:
+            self.delay = decision.delay
+        return False
+
+    def _decide(self, outcome: Outcome[Any]) -> Wait | GiveUp:
+        spent = FRESH if self._last is None and self._attempts is None else self._spent()
+        due = self._run.due
+        now = 0.0 if due is None else clock.current().now()
+        return decide(self._rules, spent, outcome.error, now=now, due=due)
 
     async def pause(self, delay: float) -> bool:
-        """Wait before the next attempt. False: the run was asked to end, so there is none.
-
-        The first retry without a wait follows at once. From the second in a row each lets the event loop
-        go round first, so that a job that only ever fails does not keep it from everybody else.
-        """
+        """Wait before the next attempt. False: the run was asked to end, so there is none."""
         run = self._run
-        if delay > 0:
-            self._zeros = 0
-            return await _sleep_unless_woken(run, delay)
-        self._zeros += 1
-        if self._zeros > 1:
-            await clock.current().sleep(0)
-        return not run.final
+        if run.final:
+            return False
+        goes_on = await _sleep_unless_woken(run, delay) if delay > 0 else await _go_round()
+        self._began = clock.current().now()
+        return goes_on and not run.final
 
-    def begin_next(self) -> None:
-        """Make the run ready for its next attempt."""
-        self._run.next_attempt()
+    def pause_blocking(self, delay: float) -> None:
+        """The same in a plain thread, which is blocked meanwhile."""
+        if delay > 0:
+            clock.current().block(delay)
         self._began = clock.current().now()
 
     # --- what is written down ------------------------------------------------------------
 
     def _record(self, outcome: Outcome[Any], wait: float | None = None, rule: str | None = None) -> None:
         run = self._run
-        ended = Attempt(run.attempt, outcome.status, outcome.error, self._began, outcome.ended, wait, rule)
-        run.history = (*run.history[1 - HISTORY :], ended)
+        ended = _attempt(Attempt, (run.attempt, outcome.status, outcome.error, self._began, outcome.ended, wait, rule))
+        past = run.history
+        run.history = (*past[1 - HISTORY :], ended) if past else (ended,)
 
-    def _close(self, outcome: Outcome[Any]) -> None:
-        run = self._run
-        outcome.attempts, outcome.history, outcome.started = run.attempt, run.history, run.started
+    def _end_well(self, outcome: Outcome[Any]) -> None:
+        """It succeeded, or was cancelled, interrupted or skipped: that is never retried."""
+        self.outcome = outcome
+        if type(outcome) is Brief:
+            return
+        if outcome.status is _SUCCEEDED:
+            self._forget()
+        if self._run.history:
+            self._record(outcome)
+            self._fill(outcome)
+
+    def _end_on_request(self, outcome: Outcome[Any]) -> None:
+        """It would be retried, but no further attempt may begin."""
+        if self._run.why is not None:
+            self.outcome = self._run.ended_by_request(clock.current().now())
+        else:
+            self._end(outcome, "no further attempt may begin")
 
     def _end(self, outcome: Outcome[Any], reason: str) -> None:
-        self._close(outcome)
-        outcome.reason = f"{outcome.reason}; {reason}" if outcome.reason else reason
+        self._fill(outcome)
+        if self._rules:
+            outcome.reason = f"{outcome.reason}; {reason}" if outcome.reason else reason
         self.outcome = outcome
+
+    def _fill(self, outcome: Outcome[Any]) -> None:
+        run = self._run
+        outcome.queued, outcome.started, outcome.attempts, outcome.history = (
+            run.queued, run.started, run.attempt, run.history
+        )  # fmt: skip
 
     # --- state that outlives the run --------------------------------------------------------
 
-    def _load(self) -> RetryState:
-        state = self._state
-        if state is None:
-            state = FRESH
-            if self._attempts is not None:
-                kept = guarded("an attempt store", None, self._attempts.load, self._run.service)
-                state = guarded("an attempt store", FRESH, RetryState.restored, kept)
-            self._state = state
+    def _spent(self) -> RetryState:
+        if self._last is not None:
+            return self._last.state
+        if self._attempts is None:
+            return FRESH
+        kept = guarded("an attempt store", None, self._attempts.load, self._run.service)
+        state: RetryState = guarded("an attempt store", FRESH, RetryState.restored, kept)
         return state
 
-    def _save(self, state: RetryState) -> None:
+    def _tell(self, retry: Wait, error: BaseException | None) -> None:
         if self._attempts is not None:
-            guarded("an attempt store", None, self._attempts.save, self._run.service, state.saved())
+            guarded("an attempt store", None, self._attempts.save, self._run.service, retry.state.saved())
+        if self._on_retry is not None:
+            guarded("a retry callback", None, self._on_retry, self._run, error, retry.delay, retry.rule)
 
     def _forget(self) -> None:
         if self._attempts is not None:
             guarded("an attempt store", None, self._attempts.clear, self._run.service)
 
 
+async def _go_round() -> bool:
+    await clock.current().sleep(0)
+    return True
+
+
 async def _sleep_unless_woken(run: Run, delay: float) -> bool:
-    """Let the delay pass. False as soon as `run.wake()` is called, or when the run may not go on after it."""
+    """Let the delay pass. False as soon as `run.wake()` is called."""
     loop = asyncio.get_running_loop()
     over: asyncio.Future[bool] = loop.create_future()
 
@@ -211,16 +302,13 @@ async def _sleep_unless_woken(run: Run, delay: float) -> bool:
     timer = loop.call_later(delay, end, True)
     run.wake = lambda: end(False)
     try:
-        return await over and not run.final
+        return await over
     finally:
         run.wake = None
         timer.cancel()
 
 
 def being_cancelled() -> bool:
-    """Whether somebody has asked this task to end, and the request still stands.
-
-    Then no attempt follows: a job that turned its cancellation into an error has ended, and its error stands.
-    """
+    """Whether somebody has asked the current task to end, and the request still stands."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
