@@ -23,10 +23,10 @@ PATIENCE = 20.0
 class Program:
     """A runcrew process. What it says is collected line by line, so that a test can wait for words."""
 
-    def __init__(self, folder: Path, *args: str) -> None:
+    def __init__(self, folder: Path, *args: str, module: str | None = "runcrew.cli") -> None:
         environment = {**os.environ, "TMPDIR": str(folder), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "runcrew.cli", *args], cwd=folder, env=environment, text=True, errors="replace",
+            [sys.executable, *(["-m", module] if module else []), *args], cwd=folder, env=environment, text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self.pid = self.process.pid
@@ -90,7 +90,9 @@ class Program:
 
     def ports(self) -> list[int]:
         """The ports at which its servers listen."""
-        return [int(port) for line in self.err if "servers: process" in line for port in re.findall(r":(\d{4,5})\b", line)]
+        return [
+            int(port) for line in self.err if "servers: process" in line for port in re.findall(r":(\d{4,5})\b", line)
+        ]
 
     def line(self, pattern: str) -> int:
         """The number of the first line of the log that matches."""
@@ -174,8 +176,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
         pytest.skip("needs /proc to see what is left alive")
     programs: list[Program] = []
 
-    def begin(*args: str) -> Program:
-        programs.append(Program(tmp_path, *args))
+    def begin(*args: str, **options: str | None) -> Program:
+        programs.append(Program(tmp_path, *args, **options))
         return programs[-1]
 
     yield begin

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,9 @@ def test_the_summary_is_what_the_file_says(start: Start, tmp_path: Path) -> None
         rows = db.execute("select target, attempt, status, ms, error from result").fetchall()
     db.close()
     assert not (tmp_path / "watch.db-wal").exists(), "closed, and so nothing is left beside it"
-    told = {line.split()[1]: [int(n) for n in re.findall(r"(\d+) (?:ok|failed|retried)", line)] for line in demo.out[-2:]}
+    told = {
+        line.split()[1]: [int(n) for n in re.findall(r"(\d+) (?:ok|failed|retried)", line)] for line in demo.out[-2:]
+    }
     for target in ("steady", "flaky"):
         mine = [row for row in rows if row[0] == target]
         good = [row for row in mine if row[4] is None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -86,9 +85,20 @@ class Execution:
         """Where the run is now, as text."""
         if self.run.in_thread:
             return thread_stack(self.run.thread)
-        out = io.StringIO()
-        self.task.print_stack(limit=12, file=out)
-        return out.getvalue()
+        return task_stack(self.task)
+
+
+def task_stack(task: asyncio.Task[Any]) -> str:
+    """Where a task waits, as text: all coroutines from its own to the innermost, which asyncio does not show."""
+    frames = []
+    inner: Any = task.get_coro()
+    while inner is not None and len(frames) < 100:
+        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None) or getattr(inner, "ag_frame", None)
+        if frame is None:
+            break
+        frames.append((frame, frame.f_lineno))
+        inner = next((i for a in ("cr_await", "gi_yieldfrom", "ag_await") if (i := getattr(inner, a, None))), None)
+    return "".join(traceback.StackSummary.extract(frames[-12:]).format())
 
 
 def thread_stack(ident: int | None) -> str:

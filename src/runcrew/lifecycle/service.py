@@ -76,6 +76,10 @@ class BaseService:
         """What has not ended although it was cut, and where it hangs."""
         return ()
 
+    def _give_up(self) -> bool:
+        """What was cut has not ended in its grace either: let go of it. Tells whether that ends it."""
+        return False
+
     def _grace(self) -> float:
         """How long the work may take to end after `_cut`."""
         return GRACE
@@ -235,6 +239,8 @@ class BaseService:
             self._cut()
             if not await life.quiet.wait_until(Limit(self._now() + self._grace())):
                 life.stuck = self._still_running()
+                if self._give_up():
+                    await life.quiet.wait_until(Limit(self._now() + self._grace()))
         await self._wind_up()
 
     async def _announce(self) -> None:

@@ -14,7 +14,7 @@ from runcrew.abc import AttemptStore, Backend
 from runcrew.backends import choose, services
 from runcrew.durations import Duration, text
 from runcrew.errors import Done, StopTree
-from runcrew.events import RunEnded, RunRetried, RunStarted
+from runcrew.events import RunEnded, RunRetried, RunStarted, ThreadAbandoned
 from runcrew.insight import Meter, RunStats
 from runcrew.job import Job, Outcome, Run, Status
 from runcrew.lifecycle import BaseService, Execution, Hooks, State, Stuck
@@ -139,7 +139,18 @@ class JobService(BaseService):
 
     def _cut(self) -> None:
         if self._execution is not None:
-            self._execution.abandon(Status.INTERRUPTED, "its service ran out of time to stop")
+            # A thread is only told: it may listen. If it does not, it is reported, and then given up.
+            end = self._execution.cancel if self._execution.run.in_thread else self._execution.abandon
+            end(Status.INTERRUPTED, "its service ran out of time to stop")
+
+    def _give_up(self) -> bool:
+        execution = self._execution
+        if execution is None or not execution.run.in_thread:
+            return False
+        if self.hub.wants(ThreadAbandoned):
+            self.hub.emit(ThreadAbandoned(clock.current().now(), self.name, execution.run.id))
+        execution.abandon(Status.INTERRUPTED, "its thread did not end in time, and was abandoned")
+        return True
 
     def _still_running(self) -> tuple[Stuck, ...]:
         execution = self._execution
