@@ -14,8 +14,10 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 
 
 class Clock:
@@ -54,6 +56,17 @@ _current: ContextVar[Clock] = ContextVar("runcrew_clock", default=SYSTEM)
 #: The clock in force here: the system's, unless a test has put another in its place.
 current = _current.get
 use = _current.set
+
+
+def cpu_clock() -> Callable[[], float]:
+    """A clock of the processor time, in seconds, that the calling thread has used; it can be read in any thread.
+
+    Where the system does not tell it apart, the time that the whole process has used. Reading it after the
+    thread has ended may raise OSError.
+    """
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.process_time
+    return partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident()))
 
 
 def utc(instant: float) -> datetime:

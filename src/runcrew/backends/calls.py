@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from runcrew import clock as clocks
 from runcrew.clock import Clock
@@ -84,9 +84,12 @@ class Call(Generic[T]):
 
         Raises WrongLoop on another loop than the one that submitted it. Cancelling ends the waiting only.
         """
-        if self.ended is None:
-            yield from self._wait()
-        return self._answer()
+        try:
+            if self.ended is None:
+                yield from self._wait()
+            return self._answer()
+        finally:
+            del self  # a frame that is left by an error stays in its traceback: it must not lead back to the error
 
     def _wait(self) -> Generator[Any, None, None]:
         loop = asyncio.get_running_loop()
@@ -109,14 +112,18 @@ class Call(Generic[T]):
         for each other in a ring. Raises WrongLoop for a call that an event loop submitted, and on a loop.
         """
         span = optional(timeout, "timeout")
-        if self.ended is None:
-            if self._home is not None or running_loop() is not None:
-                raise WrongLoop("result() blocks its thread: on an event loop, submit the call there and await it")
-            if not self._pool._run_here(self):
-                self._block(span)
-        return self._answer()
+        try:
+            if self.ended is None:
+                self._wait_blocking(span)
+            return self._answer()
+        finally:
+            del self
 
-    def _block(self, span: float | None) -> None:
+    def _wait_blocking(self, span: float | None) -> None:
+        if self._home is not None or running_loop() is not None:
+            raise WrongLoop("result() blocks its thread: on an event loop, submit the call there and await it")
+        if self._pool._run_here(self):
+            return
         waiter = threading.Event()
         with self._pool._lock:
             self._waiters += (waiter,)
@@ -140,7 +147,7 @@ class Call(Generic[T]):
                 raise error
             raise JobCrashed(f"{type(error).__name__} was raised in a thread") from error
         finally:
-            del error, self  # the error's traceback holds this frame: without this, each would keep the other
+            del error, self
 
     # --- ending it before it ends ---------------------------------------------------
 
@@ -194,8 +201,6 @@ class Call(Generic[T]):
             del self._args
         except AttributeError:
             return None
-        value: T | None = None
-        failure: BaseException | None = None
         clock, fn = self._clock, self._fn
         try:
             context = self._live
@@ -203,20 +208,41 @@ class Call(Generic[T]):
             # The same in two ways: spreading arguments costs three times as much as handing on the one.
             value = context.run(fn, args[0]) if len(args) == 1 else context.run(fn, *args)  # type: ignore[arg-type]
         except BaseException as error:
-            failure = _without_this_frame(error)
+            wanted = self._fail(error)
+            del self  # the frames of the error lead back to this one: it must not lead to the error
+            return wanted
         ended = clock.now()
         try:
             del self._live
         except AttributeError:
-            self._pool._came_back(self, value, None if self.started is None else failure)
+            self._pool._came_back(self, value, None)
             return False
+        self.value = value
         self._fn = None
-        self.value, self.error = value, failure
         self.ended = ended  # last: from here on waiters find it ended
         if self._waiters:
-            self._pool._coming = True  # this thread, in a moment: who we wake has no need to send another one
-            self._post()
+            self._wake()
         return True
+
+    def _fail(self, error: BaseException) -> bool:
+        ended = self._clock.now()
+        trace = error.__traceback__
+        error = error.with_traceback(None if trace is None else trace.tb_next)  # it begins in the user's code
+        try:
+            del self._live
+        except AttributeError:
+            self._pool._came_back(self, None, None if self.started is None else error)
+            return False
+        self.error = error
+        self._fn = None
+        self.ended = ended
+        if self._waiters:
+            self._wake()
+        return True
+
+    def _wake(self) -> None:
+        self._pool._coming = True  # this thread, in a moment: who we wake has no need to send another one
+        self._post()
 
     def _post(self) -> None:
         """Wake those who wait, from any thread."""
@@ -294,44 +320,23 @@ class Mailbox:
             call._hand_back()
 
 
-_mailboxes: dict[int, Mailbox] = {}
+#: The loop that runs in this thread, or None: what `asyncio.get_running_loop` asks, without an error.
+running_loop: Final = asyncio._get_running_loop
+
+#: By the id of the loop. A loop that dies takes its mailbox out before another can have its id.
+mailboxes: Final[dict[int, Mailbox]] = {}
 
 
-def mailbox() -> Mailbox | None:
-    """The mailbox of the loop that runs in this thread; None in a plain thread. Kept as long as the loop lives."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    box = _mailboxes.get(id(loop))
-    if box is None or box.loop() is not loop:
-        box = _new_mailbox(loop)
-    return box
-
-
-def _new_mailbox(loop: asyncio.AbstractEventLoop) -> Mailbox:
+def new_mailbox(loop: asyncio.AbstractEventLoop) -> Mailbox:
+    """Make the mailbox of a loop that has none. It is kept as long as the loop lives."""
     key = id(loop)
 
     def forget(reference: object) -> None:
-        if (box := _mailboxes.get(key)) is not None and box.loop is reference:
-            _mailboxes.pop(key, None)
+        if (box := mailboxes.get(key)) is not None and box.loop is reference:
+            del mailboxes[key]
 
-    box = _mailboxes[key] = Mailbox(loop, forget)
+    box = mailboxes[key] = Mailbox(loop, forget)
     return box
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop that runs in this thread, or None."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _without_this_frame(error: BaseException) -> BaseException:
-    """The error without the pool's own frame in its traceback: a traceback begins with the user's code."""
-    trace = error.__traceback__
-    return error.with_traceback(None if trace is None else trace.tb_next)
 
 
 def name_of(what: Any) -> str:

@@ -2,8 +2,11 @@
 
 A thread of its own asks the loop twice within the threshold for a sign of life. Where none comes, it looks
 at what the loop's thread is doing. So a blockage is noticed once it has lasted for the threshold, at the
-latest half a threshold later; one that is over before then may go unseen. A call that also keeps all other
-threads from running (a C function that never lets go) is seen when it lets go, still in the act.
+latest half a threshold later; one that is over before then may go unseen.
+
+A call that keeps all other threads from running as well (a C function that holds on to the interpreter) keeps
+this one from asking. It is known by this thread's being late although the loop's was at work all the time,
+and is reported when it lets go, still in the act.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from types import FrameType
 from typing import Any, Final, TypeAlias
 
 from runcrew.backends.guarded import run_on
-from runcrew.clock import SYSTEM
+from runcrew.clock import SYSTEM, cpu_clock
 from runcrew.durations import Duration, seconds, text
 from runcrew.job import Run, current_run
 
@@ -82,6 +85,10 @@ class _Watch:
         #: When the question was put that the loop has not answered yet.
         self._asked: float | None = None
         self._reported = False
+        #: When this thread looked last, and what processor time the loop's had used then.
+        self._looked = SYSTEM.monotonic()
+        self._cpu = cpu_clock()
+        self._used = self._cpu()
         self.thread = threading.Thread(target=self._run, name="runcrew-guard", daemon=True)
         self.thread.start()
 
@@ -94,17 +101,21 @@ class _Watch:
         while not SYSTEM.block(self._threshold / 2, self._over):
             try:
                 self._look()
-            except RuntimeError:  # the loop is closed
+            except (RuntimeError, OSError):  # the loop is closed, or its thread has ended
                 return
 
     def _look(self) -> None:
-        asked = self._asked
-        if asked is None:
+        now, used = SYSTEM.monotonic(), self._cpu()
+        passed, worked = now - self._looked, used - self._used
+        self._looked, self._used = now, used
+        if self._asked is None:
             self._reported = False
-            self._asked = SYSTEM.monotonic()
+            if passed >= self._threshold and worked >= self._threshold:
+                self._tell(worked)
+            self._asked = now
             self.loop.call_soon_threadsafe(self._answer)
-        elif not self._reported and (lasted := SYSTEM.monotonic() - asked) >= self._threshold:
-            self._tell(lasted)
+        elif not self._reported and now - self._asked >= self._threshold:
+            self._tell(now - self._asked)
 
     def _answer(self) -> None:
         self._asked = None
@@ -115,7 +126,7 @@ class _Watch:
         if frame is None or (task is None and _is_idle(frame)):
             return  # it was the whole process that stood still, and the loop is about to answer
         job = _job_name(frame, task)
-        stack = "".join(traceback.format_stack(frame, limit=-_FRAMES))
+        stack = "".join(traceback.format_stack(frame, limit=_FRAMES))
         self._reported = True
         _log.warning("%s has blocked the event loop for %s:\n%s", job, text(lasted), stack)
         if self._report is not None:

@@ -106,10 +106,9 @@ def _was_asked(run: Run) -> bool:
 
 def _returned(run: Run, value: Any, now: float) -> Outcome[Any]:
     """The outcome of a plain job that returned: what it returned must not be something still to be awaited."""
-    kind: type[Any] = type(value)
-    if value is None or not hasattr(kind, "__await__"):
+    if value is None or not _awaitable(value):
         return run.finished(Status.SUCCEEDED, now, value=value)
-    what = kind.__name__
+    what = f"an object of type {type(value).__qualname__}"
     if isinstance(value, CoroutineType):
         what = f"the coroutine {value.__qualname__}"
         value.close()  # nobody will await it; closing spares the user a second, misleading warning
@@ -118,6 +117,10 @@ def _returned(run: Run, value: Any, now: float) -> Outcome[Any]:
         "write it with `async def`, and await there"
     )
     return run.finished(Status.FAILED, now, error=error)
+
+
+def _awaitable(value: object) -> bool:
+    return hasattr(type(value), "__await__")
 
 
 def _leave(token: Token[Run]) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 from runcrew import clock as clocks
-from runcrew.backends.calls import Call, given_up, mailbox
+from runcrew.backends.calls import Call, Mailbox, given_up, mailboxes, new_mailbox, running_loop
 from runcrew.durations import Duration, optional
 from runcrew.errors import ConfigError, RuncrewError, RunInterrupted
 from runcrew.job import Outcome
@@ -151,7 +151,9 @@ class Threads:
 
         Raises NoThread where the call needs a new thread and the system refuses it.
         """
-        home = mailbox()
+        home: Mailbox | None = None
+        if (loop := running_loop()) is not None:
+            home = mailboxes.get(id(loop)) or new_mailbox(loop)
         call = Call(self, home, copy_context() if context is None else context.copy(), clocks.current(), fn, args)
         if home is not None and home.virtual:
             home.hold_for(call)
