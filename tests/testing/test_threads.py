@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from runcrew import clock as clocks
+from runcrew.backends.threaded import ThreadBackend
+from runcrew.job import Job, Run
 from runcrew.testing import Stuck, VirtualClock, VirtualLoop, run_virtual, virtual_loop
 
 # --- a busy thread holds time ------------------------------------------------------------------
@@ -272,6 +274,79 @@ async def test_a_thread_that_was_given_up_counts_no_more() -> None:
     async with asyncio.timeout(10):
         await asyncio.to_thread(time.sleep, 0.01)
     assert 1.0 == loop.time()
+
+
+@pytest.mark.realtime
+@pytest.mark.virtual
+async def test_a_job_that_was_given_up_counts_no_more() -> None:
+    """The same holds for a job on the library's own threads that was abandoned and still waits for time."""
+    loop = virtual_loop()
+    given_up = asyncio.ensure_future(ThreadBackend().handle(Run(Job(lambda: clocks.current().block(60)))))
+    await asyncio.sleep(1)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    async with asyncio.timeout(10):
+        await asyncio.to_thread(time.sleep, 0.01)
+    assert 1.0 == loop.time()
+    await asyncio.sleep(60)
+
+
+@pytest.mark.virtual
+async def test_a_job_on_our_own_threads_lets_time_pass() -> None:
+    """A job on the library's own threads that waits on the clock takes just its virtual time."""
+
+    def job() -> float:
+        clocks.current().block(60)
+        return clocks.current().monotonic()
+
+    async with asyncio.timeout(61):
+        outcome = await ThreadBackend().handle(Run(Job(job)))
+    assert 60.0 == outcome.unwrap()
+
+
+@pytest.mark.realtime
+@pytest.mark.virtual
+async def test_a_thread_may_hold_time_for_another() -> None:
+    """A thread in flight that waits for one it has started holds time for it: no timeout goes off over the two."""
+    clock = clocks.current()
+    assert isinstance(clock, VirtualClock)
+
+    def outer() -> bool:
+        ended = threading.Event()
+        clock.runcrew_hold("the inner thread")
+        thread = threading.Thread(target=inner, args=(ended,))
+        thread.start()
+        try:
+            return clock.block(None, ended)
+        finally:
+            thread.join()
+
+    def inner(ended: threading.Event) -> None:
+        time.sleep(0.01)
+        ended.set()
+        clock.runcrew_release("the inner thread")
+
+    async with asyncio.timeout(5):
+        assert await asyncio.to_thread(outer)
+    assert 0.0 == clock.monotonic()
+    clock.runcrew_hold("here")
+    assert ("here",) == virtual_loop().held
+    clock.runcrew_release("here")
+    assert () == virtual_loop().held
+
+
+def test_a_release_after_the_end_of_the_loop_is_nothing() -> None:
+    """A thread that outlives the loop may still take its hold back."""
+
+    async def main() -> VirtualClock:
+        clock = clocks.current()
+        assert isinstance(clock, VirtualClock)
+        return clock
+
+    clock = run_virtual(main)
+    thread = threading.Thread(target=clock.runcrew_release, args=("nothing",))
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.virtual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -53,6 +54,27 @@ class VirtualClock(Clock):
         if span is not None and span <= 0:
             return False
         return self._loop.wait_in_thread(span, until)
+
+    def runcrew_hold(self, what: str) -> None:
+        """Keep time from passing until `runcrew_release` of the same name, as the loop's `hold`. From any thread.
+
+        A thread that is itself in flight may so hold time for another one that it starts, and then `block` until
+        that one has set an event: no time passes in between.
+        """
+        self._from_anywhere(self._loop.hold, what)
+
+    def runcrew_release(self, what: str) -> None:
+        """Take one hold of that name back. From any thread; after the end of the loop nothing happens."""
+        self._from_anywhere(self._loop.release, what)
+
+    def _from_anywhere(self, call: Callable[[str], None], what: str) -> None:
+        if self._loop.runs_here():
+            call(what)
+            return
+        try:
+            self._loop.call_soon_threadsafe(call, what)
+        except RuntimeError:  # the loop is closed: no time will ever pass again
+            pass
 
 
 def _instant(start: object) -> float:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from runcrew import clock as clocks
+from runcrew.job import Run, current_run
 
 T = TypeVar("T")
 
@@ -43,15 +44,26 @@ class _Here(threading.local):
 _here = _Here()
 
 
+def _run_in(thread: int) -> Run | None:
+    """The run whose job has this thread to itself, by the library's own threads, until it ends or is given up."""
+    try:
+        run = current_run()
+    except LookupError:
+        return None
+    return run if run.thread == thread else None
+
+
 class Wait:
     """A thread that waits for virtual time to pass."""
 
-    __slots__ = ("answer", "call", "gate", "lasting", "span", "timer", "until")
+    __slots__ = ("answer", "call", "gate", "lasting", "run", "span", "thread", "timer", "until")
 
     def __init__(self, span: float | None, until: threading.Event | None) -> None:
         self.span = span
         self.until = until
         self.call = _here.call
+        self.thread = threading.get_ident()
+        self.run = _run_in(self.thread)
         self.gate = threading.Event()
         #: Whether the loop knows of it: until then the thread still counts as busy.
         self.lasting = False
@@ -108,7 +120,11 @@ class InFlight:
 
     def _gives(self, wait: Wait) -> bool:
         """Whether the waiting thread is one of those that are counted, and gives up its hold."""
-        return wait.call is None or wait.call.in_flight or self.closing
+        if self.closing:
+            return True
+        if wait.call is not None:
+            return wait.call.in_flight
+        return wait.run is None or wait.run.thread == wait.thread
 
     @property
     def listening(self) -> bool:

@@ -220,8 +220,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def wait_in_thread(self, span: float | None, until: threading.Event | None) -> bool:
         """What `VirtualClock.block` does, which see."""
-        here = threading.get_ident()
-        if here == self._thread_id or (self._thread_id is None and here == self._home):
+        if self.runs_here():
             raise RuntimeError(
                 "a wait on the event loop's own thread would stop virtual time for ever: "
                 "await clock.sleep(…) there, or do the blocking work in a thread (asyncio.to_thread)"
@@ -236,6 +235,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if wait.answer is None:
             raise RuntimeError("the virtual loop has ended, and its time with it: this wait would never be over")
         return wait.answer
+
+    def runs_here(self) -> bool:
+        """Whether this is the loop's own thread: the one that runs it, or the one that made it and may yet."""
+        return threading.get_ident() == (self._thread_id or self._home)
 
     def _begin(self, wait: Wait) -> None:
         if wait.span is not None:
