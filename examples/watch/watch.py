@@ -57,7 +57,8 @@ class Servers:
     names = ("steady", "flaky")
 
     def __init__(self) -> None:
-        self.ports = dict.fromkeys(self.names, 0)  # 0: any free port; then the same again after a restart
+        #: By name. 0 is any free port; after a restart it is the same again.
+        self.ports: dict[str, int] = dict.fromkeys(self.names, 0)
         self.process: asyncio.subprocess.Process | None = None
         self.kills = 0
 
@@ -104,8 +105,8 @@ def poll(target: Target, timeout: float, ports: dict[str, int], store: Store) ->
         # The socket gives up a little earlier than runcrew does, so that no thread has to be abandoned.
         status, ms = probe.ask(target.url.format(**ports), timeout * 0.9)
     except Exception as error:
-        status = error.status if isinstance(error, probe.BadStatus) else None
-        store.add(target.name, run, status=status, ms=None, error=f"{type(error).__name__}: {error}")
+        answered = error.status if isinstance(error, probe.BadStatus) else None
+        store.add(target.name, run, status=answered, ms=None, error=f"{type(error).__name__}: {error}")
         raise  # what follows from that is for the rules to say
     store.add(target.name, run, status=status, ms=ms)
     retried = f"  (attempt {run.attempt})" if run.attempt > 1 else ""

@@ -26,7 +26,8 @@ class Program:
     def __init__(self, folder: Path, *args: str, module: str | None = "runcrew.cli") -> None:
         environment = {**os.environ, "TMPDIR": str(folder), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, *(["-m", module] if module else []), *args], cwd=folder, env=environment, text=True, errors="replace",
+            [sys.executable, *(["-m", module] if module else []), *args],
+            cwd=folder, env=environment, text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         self.pid = self.process.pid

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, cast, get_args
 
 from runcrew import clock
 from runcrew.cli.safe import safe, safe_lines
@@ -95,7 +95,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    parts = []
+    parts: list[str] = []
     if record.exc_info and record.exc_info[0] is not None:
         parts.append(formatter.formatException(record.exc_info))
     if record.stack_info:
@@ -114,9 +114,10 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth < 8 and isinstance(value, Mapping):
-        return {_text(key): _plain(item, depth + 1) for key, item in value.items()}
+        pairs = cast("Mapping[Any, Any]", value)
+        return {_text(key): _plain(item, depth + 1) for key, item in pairs.items()}
     if depth < 8 and isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
+        return [_plain(item, depth + 1) for item in cast("list[Any]", value)]
     return _text(value)
 
 

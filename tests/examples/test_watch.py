@@ -1,0 +1,330 @@
+"""The parts of the watcher: what it reads, what it asks, what it keeps."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import runcrew as rc
+from runcrew.job import Job
+
+Load = Callable[[str], ModuleType]
+GOOD = '[[target]]\nname = "a"\nurl = "http://h/"\n'
+
+
+@pytest.fixture
+def targets(example: Load) -> ModuleType:
+    """The module that reads targets.toml."""
+    return example("watch/targets.py")
+
+
+@pytest.fixture
+def watch(example: Load) -> ModuleType:
+    """The program itself."""
+    return example("watch/watch.py")
+
+
+# --- targets.toml ---------------------------------------------------------------------------------
+
+
+def test_targets_are_read(targets: ModuleType, tmp_path: Path) -> None:
+    """Each [[target]] becomes one, with its defaults and its place."""
+    file = tmp_path / "t.toml"
+    file.write_text(
+        '# two\n[[target]]\nname = "a"\nurl = "http://h:{steady}/"\nevery = 0.5\n\n' + GOOD.replace('"a"', '"b"')
+    )
+    first, second = targets.read_targets(file, ("steady",))
+    assert ("a", "http://h:{steady}/", 0.5, "3s", f"{file}:2") == (
+        first.name, first.url, first.every, first.timeout, first.place,
+    )  # fmt: skip
+    assert ("b", "2s", f"{file}:7") == (second.name, second.every, second.place)
+
+
+def test_the_default_targets_are_good(watch: ModuleType) -> None:
+    """The packaged targets.toml can be watched as it is."""
+    crew = watch.crew()
+    crew.check()
+    assert {"migrate", "servers", "chaos", "steady", "flaky"} == {*crew}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = [1,\n\n2", ":3: this is not TOML"),
+        ("a = 1\nb = = 2\n", ":2: this is not TOML"),
+        ("", ":1: there is nothing to watch: write a [[target]]"),
+        ("target = []", ":1: there is nothing to watch"),
+        ("target = [1]", ":1: 1 is no table"),
+        (GOOD + "\n[other]\nx = 1\n", ":5: 'other' is unknown here"),
+        (GOOD + 'everi = "2s"\n', ":4: 'everi' is unknown: a target has name, url, every, timeout"),
+        ('[[target]]\nurl = "http://h/"\n', ":1: this target has no name"),
+        ('[[target]]\nname = "a"\n', ":1: this target has no url"),
+        (GOOD + '\n[[target]]\nname = ""\nurl = "http://h/"\n', ":6: this target has no name"),
+        ('[[target]]\nname = 7\nurl = "http://h/"\n', ":2: name = 7 has the wrong type"),
+        (GOOD + "every = true\n", ":4: every = True has the wrong type"),
+        (GOOD + "every = [1]\n", ':4: every = [1] has the wrong type: give a span such as "10s"'),
+        ('[[target]]\nname = "a"\nurl = "h/path"\n', ":3: url = 'h/path': this cannot be watched"),
+        ('[[target]]\nname = "a"\nurl = "http://h:99999/"\n', ":3: url"),
+        ('[[target]]\nname = "a"\nurl = "http://{nobody}/"\n', ":3: url = 'http://{nobody}/': {nobody} stands for no"),
+        ('[[target]]\nname = "a\\u001b[2J"\nurl = "http://h/"\n', r":2: name = 'a\x1b[2J' cannot be printed"),
+        ('target = [{name = "a", url = 3}]\n', ":1: url = 3 has the wrong type"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(targets: ModuleType, tmp_path: Path, text: str, words: str) -> None:
+    """A bad file is refused with the file, the line, the value and what to do."""
+    file = tmp_path / "t.toml"
+    file.write_text(text)
+    with pytest.raises(rc.ConfigError) as caught:
+        targets.read_targets(file, ("steady",))
+    assert str(caught.value).startswith(f"{file}{words}")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('every = "0s"', "every: '0s' is zero"),
+        ('every = "soon"', "every: 'soon' does not parse"),
+        ("every = -1", "every: -1 is negative"),
+        ("every = nan", "every: nan is not a finite span"),
+        ('timeout = "0s"', "timeout: '0s' is zero"),
+        ("timeout = inf", "timeout: inf is not a finite span"),
+    ],
+)
+def test_bad_spans_are_told_with_the_place(watch: ModuleType, tmp_path: Path, line: str, words: str) -> None:
+    """What runcrew itself refuses is told with the file and the line of the target."""
+    file = tmp_path / "t.toml"
+    file.write_text(f"\n{GOOD}{line}\n")
+    with pytest.raises(rc.ConfigError) as caught:
+        watch.build(targets=file)
+    assert str(caught.value).startswith(f"{file}:2: {words}")
+
+
+@pytest.mark.parametrize("name", ["a", "migrate", "timer"])
+def test_two_targets_with_one_name_are_refused(watch: ModuleType, tmp_path: Path, name: str) -> None:
+    """A name that is taken, by another target or by the program itself, is refused with the line of the second."""
+    file = tmp_path / "t.toml"
+    file.write_text(GOOD + "\n" + GOOD.replace('"a"', f'"{name}"'))
+    with pytest.raises(rc.ConfigError, match=f"has a child named '{name}' already") as caught:
+        watch.build(targets=file, lasts="1s")
+    assert str(caught.value).startswith("--for: " if name == "timer" else f"{file}:5: ")
+
+
+def test_a_file_that_cannot_be_read(targets: ModuleType, tmp_path: Path) -> None:
+    """A missing file, a directory and a file that is no text are each refused for what they are."""
+    for path, words in ((tmp_path / "no.toml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(rc.ConfigError, match=words):
+            targets.read_targets(path)
+    (tmp_path / "t.toml").write_bytes(b"# one\n# two\nname = '\xff'\n")
+    with pytest.raises(rc.ConfigError, match=r"t\.toml:3: this is not UTF-8"):
+        targets.read_targets(tmp_path / "t.toml")
+
+
+def test_names_of_urls(targets: ModuleType) -> None:
+    """A URL from the command line is called by its host and path, and never as another."""
+    names: list[str] = []
+    for url in ("https://h/a/", "http://h:80/a?b=c", "https://h/a", "http://h/@me"):
+        names.append(targets.target_of(url, names).name)
+    assert ["h/a", "h:80/a", "h/a (2)", "h/@me"] == names
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "h/a",
+        "ftp://h/",
+        "http://",
+        "http://h:0/",
+        "http://me:secret@h/",
+        "http://h/ a",
+        "http://h/{x}",
+        "http://h/{",
+    ],
+)
+def test_what_is_no_url_is_refused(targets: ModuleType, url: str) -> None:
+    """What cannot be asked over HTTP is refused."""
+    with pytest.raises(rc.ConfigError):
+        targets.target_of(url, [])
+
+
+# --- asking -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, list[str]]]:
+    """A server that answers `/STATUS` with that status, and the paths that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(int(self.path.strip("/")[:3]))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_request(self, code: object = "-", size: object = "-") -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.realtime
+def test_what_an_answer_means(example: Load, answers: tuple[str, list[str]]) -> None:
+    """2xx and 3xx are good; 404 and 410 are final; other answers from 400 on may be right the next time."""
+    probe, (base, asked) = example("watch/probe.py"), answers
+    for status in (200, 204, 301):
+        assert status == probe.ask(f"{base}/{status}", 2)[0]
+    for status, kind in ((404, probe.Gone), (410, probe.Gone), (429, probe.BadStatus), (500, probe.BadStatus)):
+        with pytest.raises(probe.BadStatus) as caught:
+            probe.ask(f"{base}/{status}", 2)
+        assert (kind, status) == (type(caught.value), caught.value.status)
+    assert 200 == probe.ask(f"{base}/200/ü?q=a b", 2)[0]
+    assert "/200/%C3%BC?q=a%20b" == asked[-1]
+
+
+@pytest.mark.realtime
+def test_nobody_and_silence(example: Load) -> None:
+    """A server that says nothing is a TimeoutError, and where nobody listens the connection is refused."""
+    probe = example("watch/probe.py")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        with pytest.raises(TimeoutError):
+            probe.ask(url, 0.05)
+    with pytest.raises(ConnectionRefusedError):
+        probe.ask(url, 1)
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize(("said", "error"), [(b"", ConnectionError), (b"nonsense\r\n\r\n", http.client.HTTPException)])
+def test_hanging_up_and_nonsense(example: Load, said: bytes, error: type[Exception]) -> None:
+    """A server that hangs up, or does not speak HTTP, raises what the rule for that knows."""
+    probe = example("watch/probe.py")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(error):
+            probe.ask(f"http://127.0.0.1:{server.getsockname()[1]}/", 2)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("error", "rule"),
+    [
+        (ConnectionRefusedError(), "refused"),
+        (ConnectionResetError(), "hung up"),
+        (http.client.BadStatusLine("x"), "hung up"),
+        (http.client.RemoteDisconnected("gone"), "hung up"),
+        (TimeoutError(), "too slow"),
+        (rc.RunTimeout(), "too slow"),
+        (ValueError(), None),
+        (OSError(), None),
+    ],
+)
+def test_which_rule_answers_which_error(watch: ModuleType, error: Exception, rule: str | None) -> None:
+    """Each kind of error has the rule that is meant for it, as the first that matches."""
+    assert rule == next((r.name for r in watch.RULES if r.matches(error)), None)
+
+
+def test_gone_is_final(watch: ModuleType) -> None:
+    """A 404 is retried by no rule, a 500 by its own."""
+    rule = watch.RULES[-1]
+    assert rule.matches(watch.probe.BadStatus(500))
+    assert isinstance(watch.probe.Gone(404), rc.NoRetry)
+
+
+# --- keeping ------------------------------------------------------------------------------------
+
+
+def a_run(attempt: int = 1) -> rc.Run:
+    """A run as a job sees it."""
+    run = rc.Run(Job(print))
+    run.attempt = attempt
+    return run
+
+
+def test_results_are_kept_and_summed_up(example: Load, tmp_path: Path) -> None:
+    """What goes in comes out, summed up by target, also by another connection."""
+    store = example("watch/store.py").Store(tmp_path / "w.db")
+    assert [] == list(store.summary())
+    store.open()
+    store.add("b", a_run(), status=200, ms=3.0)
+    store.add("a", a_run(), status=500, ms=None, error="BadStatus: 500")
+    store.add("a", a_run(2), status=200, ms=1.0)
+    store.add("a", a_run(), status=200, ms=2.0)
+    rows = [(row.target, row.ok, row.failed, row.retried, row.p50) for row in store.summary()]
+    store.close()
+    store.close()
+    assert [("a", 2, 1, 1, 1.5), ("b", 1, 0, 0, 3.0)] == rows
+    db = sqlite3.connect(tmp_path / "w.db")
+    assert 4 == db.execute("select count(*) from result").fetchone()[0]
+    db.close()
+
+
+def test_a_late_thread_writes_nothing(example: Load, tmp_path: Path) -> None:
+    """After it is closed nothing is written, and nothing is raised at whom nobody hears."""
+    store = example("watch/store.py").Store(tmp_path / "w.db")
+    store.open()
+    store.close()
+    store.add("a", a_run(), status=200, ms=1.0)
+    assert [] == list(store.summary())
+
+
+def test_threads_may_write_together(example: Load, tmp_path: Path) -> None:
+    """Results from many threads at once are all kept."""
+    store = example("watch/store.py").Store(tmp_path / "w.db")
+    store.open()
+    threads = [
+        threading.Thread(target=lambda: [store.add("a", a_run(), status=200, ms=1.0) for _ in range(20)])
+        for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [100] == [row.ok for row in store.summary()]
+    store.close()
+
+
+def test_an_old_file_is_gone_on_with(example: Load, tmp_path: Path) -> None:
+    """Opened again, the file still has what was in it."""
+    module = example("watch/store.py")
+    counts: list[int] = []
+    for _ in range(2):
+        store = module.Store(tmp_path / "w.db")
+        store.open()
+        store.add("a", a_run(), status=200, ms=1.0)
+        counts += [row.ok for row in store.summary()]
+        store.close()
+    assert [1, 2] == counts
+
+
+def test_a_bad_place_is_refused(example: Load, tmp_path: Path) -> None:
+    """A path without a directory, a directory, and a file of another kind are refused before anything starts."""
+    store = example("watch/store.py").Store
+    (tmp_path / "text").write_text("no database at all, but long enough to be looked at\n" * 10)
+    for path, words in (
+        (tmp_path / "no/w.db", "no directory"),
+        (tmp_path, "unable to open"),
+        (tmp_path / "text", "not a"),
+    ):
+        with pytest.raises(rc.ConfigError, match=words):
+            store(path)
