@@ -41,10 +41,12 @@ RULES = [
     ),
     # It hung up, or sent what is not HTTP: probably chance.
     rc.Retry(ConnectionError, http.client.HTTPException, retries=3, backoff=rc.Constant("100ms"), name="hung up"),
-    # It did not answer in time: it has enough to do already.
-    rc.Retry(TimeoutError, retries=2, backoff=rc.Exponential("200ms", cap="1s"), name="too slow"),
+    # It did not answer in time: it has enough to do already. It may be so for long: ask ever more rarely.
+    rc.Retry(TimeoutError, retries=rc.UNLIMITED, backoff=rc.Exponential("200ms", cap="10s"), name="too slow"),
     # It answered 5xx: give it time to recover. (404 is a `probe.Gone`, and a NoRetry: no rule matches that.)
     rc.Retry(probe.BadStatus, retries=3, backoff=rc.Exponential("200ms", cap="2s"), name="bad status"),
+    # There is no way there: no such host, no network, a bad certificate.
+    rc.Retry(OSError, retries=rc.UNLIMITED, backoff=rc.Exponential("1s", cap="10s"), name="unreachable"),
 ]
 
 
