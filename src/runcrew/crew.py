@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, TypeVar, overload
+from enum import Enum
+from typing import Any, Literal, TypeVar, overload
 
 from runcrew import clock
 from runcrew.abc import Backend as BackendContract
@@ -25,7 +25,11 @@ from runcrew.workers import Intensity
 F = TypeVar("F", bound=Callable[[], Any])
 H = TypeVar("H", bound=Callable[[], Any])
 
-_log: Final = logging.getLogger("runcrew")
+
+class Unset(Enum):
+    """Says that an option was not given, so that the crew's own value holds. None means none."""
+
+    UNSET = "as the crew says"
 
 
 class Crew(Supervisor):
@@ -54,8 +58,8 @@ class Crew(Supervisor):
         hooks_timeout: Duration = "5s",
         loop_block: Duration | None = "500ms",
     ) -> None:
-        """timeout, deadline, middleware, backend: for every job that does not say it itself (a job's own
-        middleware goes inside these).
+        """timeout, deadline, backend: for every job that does not say it itself; a job says `timeout=None` for none.
+        middleware: around every job; a job's own goes inside.
 
         loop_block: a call that keeps the event loop busy for longer than this is reported with its job's
             name and stack, in the log and as `events.LoopBlocked`; None: no watching.
@@ -82,6 +86,7 @@ class Crew(Supervisor):
     @overload
     def oneshot(
         self,
+        /,
         *,
         name: str | None = None,
         depends_on: Sequence[str] = (),
@@ -90,18 +95,18 @@ class Crew(Supervisor):
         ready: Ready = "started",
         on_failure: OnFailure = "stop",
         retry: Rules = (),
-        timeout: Duration | None = None,
-        deadline: Duration | None = None,
+        timeout: Duration | Unset | None = Unset.UNSET,
+        deadline: Duration | Unset | None = Unset.UNSET,
         concurrency: Concurrency | None = None,
         dedupe: Dedupe | None = None,
         middleware: Sequence[Middleware] = (),
-        backend: str | BackendContract | None = None,
+        backend: str | BackendContract | Unset | None = Unset.UNSET,
         on_stopping: Hooks = (),
         on_stopped: Hooks = (),
         hooks_timeout: Duration = "5s",
     ) -> Callable[[F], F]: ...
 
-    def oneshot(self, fn: Callable[[], Any] | None = None, /, *, depends_on: Sequence[str] = (), **options: Any) -> Any:
+    def oneshot(self, fn: Callable[[], Any] | None = None, /, **options: Any) -> Any:
         """Decorator: the function is a child that is run once. See `OneShot` for the options.
 
         `@crew.oneshot` or `@crew.oneshot(retry=…)`. The function itself is returned unchanged.
@@ -112,6 +117,7 @@ class Crew(Supervisor):
             self.add(OneShot(fn, **self._with_defaults(options)), depends_on=depends_on)
             return fn
 
+        depends_on = options.pop("depends_on", ())
         return declare if fn is None else declare(fn)
 
     def interval(
@@ -126,12 +132,12 @@ class Crew(Supervisor):
         delay: Duration | None = None,
         on_failure: OnFailure = "restart",
         retry: Rules = (),
-        timeout: Duration | None = None,
-        deadline: Duration | None = None,
+        timeout: Duration | Unset | None = Unset.UNSET,
+        deadline: Duration | Unset | None = Unset.UNSET,
         concurrency: Concurrency | None = None,
         dedupe: Dedupe | None = None,
         middleware: Sequence[Middleware] = (),
-        backend: str | BackendContract | None = None,
+        backend: str | BackendContract | Unset | None = Unset.UNSET,
         on_stopping: Hooks = (),
         on_stopped: Hooks = (),
         hooks_timeout: Duration = "5s",
@@ -160,21 +166,18 @@ class Crew(Supervisor):
 
     def on_stopping(self, hook: H) -> H:
         """Decorator: call this when a stop begins, before anything is cancelled. Async, or plain in a thread."""
-        self._stopping_hooks += hooks_of(self.name, hook, "on_stopping")
+        self._stopping_hooks += hooks_of(hook, "on_stopping")
         return hook
 
     def on_stopped(self, hook: H) -> H:
         """Decorator: call this when all work has ended, however it ended; the last added is called first."""
-        self._stopped_hooks += hooks_of(self.name, hook, "on_stopped")
+        self._stopped_hooks += hooks_of(hook, "on_stopped")
         return hook
 
     def _with_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
-        merged = dict(options)
-        for key, default in (("timeout", self._timeout), ("deadline", self._deadline), ("backend", self._backend)):
-            if merged.get(key) is None:
-                merged[key] = default
-        merged["middleware"] = (*self._middleware, *merged.get("middleware", ()))
-        return merged
+        defaults = {"timeout": self._timeout, "deadline": self._deadline, "backend": self._backend}
+        given = {key: value for key, value in options.items() if value is not Unset.UNSET}
+        return {**defaults, **given, "middleware": (*self._middleware, *given.get("middleware", ()))}
 
     # --- the crew's own life ------------------------------------------------------------------
 

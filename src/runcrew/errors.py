@@ -110,3 +110,12 @@ class Done(RuncrewError):  # a message from a job to its service, not a fault
 
 class StopTree(RuncrewError):  # a message from a job to its supervisor, not a fault
     """Raised by a job: every supervisor above it stops all of its children, and none calls it a failure."""
+
+
+def brief(error: BaseException | None) -> str:
+    """An error in one line of bounded length, whatever its own text does: for messages and logs."""
+    try:
+        words = str(error)
+    except Exception:
+        words = "(its text cannot be made)"
+    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from runcrew.errors import ConfigError, brief
 
 _log: Final = logging.getLogger("runcrew")
 
@@ -37,7 +40,7 @@ class StateChanged(Event):
     error: BaseException | None = None
 
     def __str__(self) -> str:
-        because = "" if self.error is None else f": {type(self.error).__name__}: {self.error}"
+        because = "" if self.error is None else f": {brief(self.error)}"
         return f"{self.service}: {self.old} -> {self.new}{because}"
 
 
@@ -63,7 +66,7 @@ class RunRetried(Event):
     error: BaseException
 
     def __str__(self) -> str:
-        what = f"{type(self.error).__name__}: {self.error}"
+        what = brief(self.error)
         return f"{self.service}: attempt {self.attempt} failed ({what}), next in {self.delay:.3g} s by {self.rule}"
 
 
@@ -79,7 +82,7 @@ class RunEnded(Event):
     reason: str = ""
 
     def __str__(self) -> str:
-        because = self.reason or ("" if self.error is None else f"{type(self.error).__name__}: {self.error}")
+        because = self.reason or ("" if self.error is None else brief(self.error))
         return f"{self.service}: run {self.run} {self.status} after {self.elapsed:.3g} s" + (because and f": {because}")
 
 
@@ -115,7 +118,7 @@ class HookFailed(Event):
     error: BaseException
 
     def __str__(self) -> str:
-        return f"{self.service}: {self.moment} hook {self.hook} failed: {type(self.error).__name__}: {self.error}"
+        return f"{self.service}: {self.moment} hook {self.hook} failed: {brief(self.error)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +149,13 @@ SinkCall: TypeAlias = Callable[[Any], Awaitable[None] | None]
 class Subscription:
     """One sink and what it hears. `cancel()` ends it; `dropped` counts what it was too slow for."""
 
-    def __init__(self, hub: Hub, sink: SinkCall, types: tuple[type[Event], ...]) -> None:
+    def __init__(self, hub: Hub, sink: SinkCall, types: tuple[type[Event], ...], context: Context) -> None:
         self._hub = hub
         self._sink = sink
         self.types = types
         self.dropped = 0
         self.errors = 0
+        self._context = context
         self._waiting: deque[Event] = deque()
         self._task: asyncio.Task[None] | None = None
 
@@ -165,32 +169,48 @@ class Subscription:
             self._waiting.popleft()
             self.dropped += 1
         self._waiting.append(event)
-        if self._task is None:
-            try:
-                loop = asyncio.get_running_loop()
-            except RuntimeError:  # emitted while no loop runs: it waits for the next one that does
-                return
-            self._task = loop.create_task(self._deliver(), name="runcrew-sink")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # emitted while no loop runs: it waits for the next event
+            return
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            # Not by the loop's task factory: an eager one would call the sink before the emitter has gone on.
+            self._task = asyncio.Task(self._deliver(), loop=loop, name="runcrew-sink", context=self._context)
 
     async def _deliver(self) -> None:
-        try:
-            while self._waiting:
-                event = self._waiting.popleft()
-                try:
-                    answer = self._sink(event)
-                    if answer is not None:
-                        await answer
-                except Exception:
-                    self.errors += 1
-                    _log.exception("an event sink failed on %s", type(event).__name__)
-        finally:
-            self._task = None
+        task = asyncio.current_task()
+        assert task is not None
+        while self._waiting:
+            await self._hand_over(self._waiting.popleft(), task)
 
-    async def flush(self) -> None:
-        """Wait until everything that was emitted so far has been delivered."""
+    async def _hand_over(self, event: Event, task: asyncio.Task[Any]) -> None:
+        try:
+            answer = self._sink(event)
+            if answer is not None:
+                await answer
+        except GeneratorExit:  # thrown away with its loop
+            raise
+        except BaseException as error:  # all of it: a SystemExit in a task would end the loop
+            if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                self.dropped += 1
+                raise
+            self.errors += 1
+            _log.error("an event sink failed on %s", type(event).__name__, exc_info=error)
+
+    def _delivering(self) -> asyncio.Task[None] | None:
+        """The task that delivers on the running loop; None where there is none, and for the sink itself."""
         task = self._task
-        if task is not None and task is not asyncio.current_task():
-            await asyncio.wait([task])
+        if task is None or task.done() or task is asyncio.current_task():
+            return None
+        return task if task.get_loop() is asyncio.get_running_loop() else None
+
+    def _give_up(self, task: asyncio.Task[None]) -> None:
+        """It has had its time: what it has not heard by now is lost."""
+        lost = len(self._waiting) + 1
+        _log.warning("an event sink was too slow at the end: %d event(s) are lost", lost)
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
+        task.cancel()
 
 
 class Hub:
@@ -202,13 +222,21 @@ class Hub:
         self._subscriptions: tuple[Subscription, ...] = ()
         self._by_type: dict[type[Event], tuple[Subscription, ...]] = {}
 
-    def subscribe(self, sink: SinkCall, *types: type[Event]) -> Subscription:
+    def subscribe(self, sink: SinkCall, *types: type[Event], context: Context | None = None) -> Subscription:
         """Have `sink(event)` called for events of these types (none given: of every type).
 
         The sink is called on the event loop, after the emitter has gone on. An async sink is awaited.
         What it raises is logged and counted in `.errors`.
+        context: whose context variables the sink sees, in a context of its own; None: those of the caller.
+        Raises ConfigError for what cannot be called, and for what is no class of events.
         """
-        subscription = Subscription(self, sink, types or (Event,))
+        if not callable(sink):
+            raise ConfigError(f"sink: {sink!r} cannot be called: give a function that takes an event")
+        for kind in types:
+            if not (isinstance(kind, type) and issubclass(kind, Event)):
+                raise ConfigError(f"types: {kind!r} is not a class of events: see runcrew.events")
+        own = copy_context() if context is None else context
+        subscription = Subscription(self, sink, types or (Event,), own)
         self._subscriptions += (subscription,)
         self._by_type = {}
         return subscription
@@ -230,11 +258,6 @@ class Hub:
                 subscription._put(event)
             hub = hub.parent
 
-    async def flush(self) -> None:
-        """Wait until the sinks of this hub have heard everything that was emitted so far."""
-        for subscription in self._subscriptions:
-            await subscription.flush()
-
     @property
     def dropped(self) -> int:
         """How many events the slow sinks of this hub have lost."""
@@ -249,3 +272,17 @@ class Hub:
     def _remove(self, subscription: Subscription) -> None:
         self._subscriptions = tuple(other for other in self._subscriptions if other is not subscription)
         self._by_type = {}
+
+
+async def flush(hubs: Iterable[Hub], timeout: float | None = None) -> None:
+    """Wait until the sinks of these hubs have heard what was emitted.
+
+    timeout: seconds that they have for it, None for as long as it takes. A sink that is not through by then is cut
+    short, and what it has not heard is counted as dropped. Cancelling ends only the waiting.
+    """
+    late = {task: sub for hub in hubs for sub in hub._subscriptions if (task := sub._delivering()) is not None}
+    if late:
+        _, pending = await asyncio.wait(late, timeout=timeout)
+        for task, subscription in late.items():
+            if task in pending:
+                subscription._give_up(task)

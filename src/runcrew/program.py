@@ -12,9 +12,14 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
+from runcrew import clock
+from runcrew.backends.calls import running_loop
 from runcrew.durations import Duration, seconds, text
-from runcrew.errors import ConfigError, ServiceStopped
+from runcrew.errors import ConfigError, ServiceStopped, brief
 from runcrew.lifecycle import BaseService, StopReport
+from runcrew.lifecycle.service import GRACE
+from runcrew.lifecycle.tasks import task_stack
+from runcrew.supervise import Supervisor
 
 _log: Final = logging.getLogger("runcrew")
 
@@ -55,43 +60,42 @@ def run(service: BaseService, *, grace: Duration = "25s") -> int:
 def run_with_report(service: BaseService, *, grace: Duration = "25s") -> tuple[Exit, StopReport | None]:
     """The same for faces that print the report themselves: gives the code and the report, never exits.
 
-    Logs what went wrong, and leaves the report to the caller.
+    Logs what went wrong, and leaves the report to the caller. Raises RuntimeError inside a running event loop.
     """
+    if running_loop() is not None:
+        raise RuntimeError("run() makes an event loop of its own: inside one, use `async with crew:`")
     try:
         span = seconds(grace, "grace")
-        runner = asyncio.Runner()
-        code = runner.run(_run(service, span))
+        _check(service)
     except ConfigError as error:
         _log.error("%s", error)
-        return Exit.CONFIG, service.report
-    if code is Exit.STUCK:
-        _leave_behind(runner.get_loop())
-    else:
-        runner.close()
+        return Exit.CONFIG, None
+    runner = asyncio.Runner()
+    try:
+        code = runner.run(_run(service, span))
+    finally:
+        closed = _close(runner)
+    if code is Exit.STUCK or not closed:
+        code = Exit.STUCK
+        _exit_in_any_case()
     return code, service.report
 
 
-def _leave_behind(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop on which something would not stop: waiting for it, as `asyncio.run` does, could last for ever."""
-    for task in asyncio.all_tasks(loop):
-        task.cancel()
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it has been reported, with its stack
-    loop.close()
+def _check(service: object) -> None:
+    if not isinstance(service, BaseService):
+        raise ConfigError(f"{service!r} cannot be run: give a Crew, or add it to one")
+    if isinstance(service, Supervisor):
+        service.check()
 
 
 async def _run(service: BaseService, grace: float) -> Exit:
     with _signals(service, grace):
         try:
-            await service.start()
-            await service.wait()
+            await service.run()
         except ServiceStopped:
             await service.stop(grace)  # a signal came before it was ready
-        except asyncio.CancelledError:
-            await service.stop(grace)
         except Exception as error:
-            if isinstance(error, ConfigError) and service.report is not None and service.report.errors == (error,):
-                raise
-            _log.error("%s failed: %s: %s", service.name, type(error).__name__, error, exc_info=error)
+            _log.error("%s failed: %s", service.name, brief(error), exc_info=error)
     return _judge(service.report)
 
 
@@ -142,4 +146,55 @@ def _signals(service: BaseService, grace: float) -> Iterator[None]:
         for number, handler in before.items():
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+            if handler is not None:  # None: it was not set from Python
+                signal.signal(number, handler)
+
+
+# --- leaving ----------------------------------------------------------------------------
+
+
+def _close(runner: asyncio.Runner) -> bool:
+    """Close the loop as `asyncio.run` does, but wait only so long. False: something goes on, and is left to itself."""
+    loop = runner.get_loop()
+    if _tasks_end(loop) and _threads_end(loop):
+        runner.close()
+        return True
+    loop.close()
+    return False
+
+
+def _tasks_end(loop: asyncio.AbstractEventLoop) -> bool:
+    """Cancel all tasks that are left. Whether they end."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        _, left = loop.run_until_complete(asyncio.wait(left, timeout=GRACE))
+    for task in left:
+        _log.error("%s does not heed its cancellation:\n%s", task.get_name(), task_stack(task))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it has just been said
+    return not left
+
+
+def _threads_end(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the threads of `asyncio.to_thread` end. There is none on most loops."""
+    executor = getattr(loop, "_default_executor", None)
+    if executor is None:
+        return True
+    waiter = threading.Thread(target=executor.shutdown, name="runcrew-close", daemon=True)
+    waiter.start()
+    waiter.join(GRACE)
+    if waiter.is_alive():
+        _log.error("a thread of asyncio.to_thread, or of the loop's executor, does not end")
+    return not waiter.is_alive()
+
+
+def _exit_in_any_case() -> None:
+    """See to it that the process ends when its main thread does, also where another thread never will."""
+
+    def watch() -> None:
+        threading.main_thread().join()
+        clock.SYSTEM.block(GRACE)
+        os._exit(Exit.STUCK)
+
+    threading.Thread(target=watch, name="runcrew-exit", daemon=True).start()

@@ -57,13 +57,10 @@ class Meter:
         """A run was accepted."""
         self._begun += 1
 
-    def retried(self) -> None:
-        """An attempt after the first begins."""
-        self._retries += 1
-
     def ended(self, outcome: Outcome[Any]) -> None:
         """A run that `began` has its outcome."""
         self._counts[outcome.status] += 1
+        self._retries += outcome.attempts - 1
         self._last_ended = outcome.ended
         if outcome.started is None:
             return
@@ -76,13 +73,13 @@ class Meter:
         if elapsed > self._max:
             self._max = elapsed
 
-    def snapshot(self) -> RunStats:
-        """The numbers as they stand."""
+    def snapshot(self, retries: int = 0) -> RunStats:
+        """The numbers as they stand; `retries`: of the runs under way."""
         counts, timed = self._counts, self._timed > 0
         return RunStats(
             begun=self._begun,
             in_flight=self._begun - sum(counts.values()),
-            retries=self._retries,
+            retries=self._retries + retries,
             elapsed_total=self._total,
             elapsed_last=self._last if timed else None,
             elapsed_min=self._min if timed else None,

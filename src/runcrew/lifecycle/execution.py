@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from runcrew import clock
 from runcrew.abc import Handler
+from runcrew.errors import ConfigError
 from runcrew.job import Outcome, Run, Status, enter
+from runcrew.lifecycle.tasks import spawn, task_stack, thread_stack, unless_torn_down
 
 
 class Execution:
-    """Carries `run` out through `handler`, and calls `on_end(run, outcome)` from the loop when it is over."""
+    """Carries `run` out through `handler`, and calls `on_end(execution, outcome)` from the loop when it is over."""
 
     __slots__ = ("_on_end", "_outcome", "run", "task")
 
@@ -33,32 +33,41 @@ class Execution:
         self.run = run
         self._on_end = on_end
         self._outcome: Outcome[Any] | None = None
-        loop = asyncio.get_running_loop()
-        self.task = loop.create_task(self._carry_out(handler), name=run.job.name, context=context)
+        self.task = spawn(self._carry_out(handler), run.job.name, context)
         # The callback runs in the caller's context, not the job's: what it starts is the library's own.
         self.task.add_done_callback(self._ended)
 
     async def _carry_out(self, handler: Handler) -> None:
         enter(self.run)
-        self._outcome = await handler(self.run)
+        if self.run.final:  # asked to end before it began
+            self._outcome = self.run.ended_by_request(clock.current().now())
+        else:
+            self._outcome = await self._handled(handler)
+
+    async def _handled(self, handler: Handler) -> Outcome[Any]:
+        """What the handler returns. Whatever else it does is a fault of a middleware, and the run's failure."""
+        try:
+            outcome: object = await handler(self.run)
+            if not isinstance(outcome, Outcome):
+                name = self.run.job.name
+                raise ConfigError(f"middleware: a handler around {name} gave {outcome!r}, and should give an Outcome")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # SystemExit would end the loop otherwise
+            now = clock.current().now()
+            return self.run.finished(Status.FAILED, now, error=error, reason="a policy or middleware failed")
+        return outcome
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        outcome = self._outcome
-        if outcome is None:
-            outcome = self._explain(task)
-        elif not task.cancelled():
-            task.exception()  # mark it as seen: what the handler returned is what counts
-        self._on_end(self, outcome)
-
-    def _explain(self, task: asyncio.Task[None]) -> Outcome[Any]:
-        """The outcome of a run whose handler did not return one."""
-        run, now = self.run, clock.current().now()
-        if not task.cancelled():
-            return run.finished(Status.FAILED, now, error=task.exception(), reason="a policy or middleware failed")
-        if run.why is not None:
-            return run.ended_by_request(now)
-        unasked = asyncio.CancelledError("its task was cancelled, and not by its service")
-        return run.finished(Status.FAILED, now, error=unasked, reason="its task was cancelled from outside")
+        run, outcome, now = self.run, self._outcome, clock.current().now()
+        if outcome is not None:
+            self._on_end(self, outcome)
+        elif run.why is not None:
+            self._on_end(self, run.ended_by_request(now))
+        else:
+            error = asyncio.CancelledError("its task was cancelled, and not by its service")
+            outcome = run.finished(Status.FAILED, now, error=error, reason="its task was cancelled from outside")
+            unless_torn_down(self._on_end, self, outcome)
 
     # --- asking for the end -------------------------------------------------------
 
@@ -83,25 +92,4 @@ class Execution:
 
     def stack(self) -> str:
         """Where the run is now, as text."""
-        if self.run.in_thread:
-            return thread_stack(self.run.thread)
-        return task_stack(self.task)
-
-
-def task_stack(task: asyncio.Task[Any]) -> str:
-    """Where a task waits, as text: all coroutines from its own to the innermost, which asyncio does not show."""
-    frames = []
-    inner: Any = task.get_coro()
-    while inner is not None and len(frames) < 100:
-        frame = getattr(inner, "cr_frame", None) or getattr(inner, "gi_frame", None) or getattr(inner, "ag_frame", None)
-        if frame is None:
-            break
-        frames.append((frame, frame.f_lineno))
-        inner = next((i for a in ("cr_await", "gi_yieldfrom", "ag_await") if (i := getattr(inner, a, None))), None)
-    return "".join(traceback.StackSummary.extract(frames[-12:]).format())
-
-
-def thread_stack(ident: int | None) -> str:
-    """Where a thread is now, as text; empty where it is not known."""
-    frame = sys._current_frames().get(ident or 0)
-    return "" if frame is None else "".join(traceback.format_stack(frame, limit=12))
+        return thread_stack(self.run.thread) if self.run.in_thread else task_stack(self.task)

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from runcrew import clock
-from runcrew.backends import LoopBackend, ThreadBackend
+from runcrew.backends import LoopBackend, ThreadBackend, services
 from runcrew.durations import text
-from runcrew.errors import ConfigError
+from runcrew.errors import ConfigError, brief
 from runcrew.job import Job, Outcome, Run, Status
 from runcrew.lifecycle.execution import Execution
+from runcrew.lifecycle.latch import Latch, Limit
 from runcrew.lifecycle.report import HookError
 
 _log: Final = logging.getLogger("runcrew")
@@ -31,53 +31,60 @@ Hooks: TypeAlias = Callable[[], Any] | Sequence[Callable[[], Any]]
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One hook, and the service that it belongs to."""
+    """One hook, the service that it belongs to, and the context variables of whoever started that."""
 
     service: str
     job: Job
+    context: contextvars.Context
 
 
-def hooks_of(service: str, hooks: Hooks, name: str) -> list[Hook]:
+def hooks_of(hooks: Hooks, name: str) -> list[Job]:
     """The hooks that a service was given. Raises NotAJob (a ConfigError) for what cannot be called."""
     if callable(hooks):
-        return [Hook(service, Job(hooks))]
+        return [Job(hooks)]
     if isinstance(hooks, (str, bytes)) or not isinstance(hooks, Sequence):
         raise ConfigError(f"{name}: {hooks!r} is neither a callable nor a list of callables")
-    return [Hook(service, Job(hook)) for hook in hooks]
+    return [Job(hook) for hook in hooks]
 
 
-async def run_hooks(hooks: Sequence[Hook], moment: str, budget: float, context: contextvars.Context) -> list[HookError]:
-    """Run `hooks`, last first, within `budget` seconds. Never raises for a hook's fault; cancelling ends it."""
-    time = clock.current()
-    end = time.now() + budget
-    errors = []
-    for place, hook in enumerate(reversed(hooks)):
-        share = max(0.0, end - time.now()) / (len(hooks) - place)
-        error = await _run_hook(hook.job, share, context)
-        if error is not None:
-            what = f"{type(error).__name__}: {error}"
-            _log.error("%s: %s hook %s failed: %s", hook.service, moment, hook.job.name, what, exc_info=error)
-            errors.append(HookError(hook.service, hook.job.name, moment, error))
-    return errors
+async def run_hooks(hooks: list[Hook], moment: str, limit: Limit, tell: Callable[[HookError], None]) -> None:
+    """Run `hooks`, last first, until `limit`, which may move closer; `tell` hears of each that failed.
+
+    Takes each out of the list before it is run. Never raises for a hook's fault. Cancelling ends it.
+    """
+    loop = asyncio.get_running_loop()
+    while hooks:
+        share = max(0.0, limit.when - loop.time()) / len(hooks)
+        hook = hooks.pop()
+        error: BaseException | None = None
+        try:
+            error = await _run_hook(hook, share, limit)
+        except asyncio.CancelledError as cut:
+            error = cut
+            raise
+        finally:
+            if error is not None:
+                what = brief(error)
+                _log.error("%s: %s hook %s failed: %s", hook.service, moment, hook.job.name, what, exc_info=error)
+                tell(HookError(hook.service, hook.job.name, moment, error))
 
 
-async def _run_hook(hook: Job, share: float, context: contextvars.Context) -> BaseException | None:
+async def _run_hook(hook: Hook, share: float, limit: Limit) -> BaseException | None:
+    if share <= 0:
+        return TimeoutError("there was no time left for it")
     ended: list[Outcome[Any]] = []
-    over = asyncio.Event()
+    over = Latch()
 
     def on_end(_: Execution, outcome: Outcome[Any]) -> None:
         ended.append(outcome)
-        over.set()
+        over.open()
 
-    run = Run(hook)
+    run = Run(hook.job)
     run.cause = "hook"
-    backend = LoopBackend() if hook.is_async else ThreadBackend()
-    execution = Execution(run, backend.handle, on_end, context.copy())
+    backend = LoopBackend() if hook.job.is_async else ThreadBackend(services())
+    execution = Execution(run, backend.handle, on_end, hook.context.copy())
     try:
-        async with asyncio.timeout(share):
-            await over.wait()
-    except TimeoutError:
-        pass
+        await over.wait_until(limit.within(share))
     finally:
         if not ended:
             execution.abandon(Status.INTERRUPTED, f"the hook had {text(share)}")

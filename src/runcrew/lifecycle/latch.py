@@ -62,7 +62,7 @@ class Latch:
 
 
 class Limit:
-    """A point in loop time that can only move closer. One waiter at a time looks at it."""
+    """A point in loop time that can only move closer. One waiter, or one limit within it, at a time looks at it."""
 
     __slots__ = ("on_move", "when")
 
@@ -78,7 +78,13 @@ class Limit:
             if self.on_move is not None:
                 self.on_move()
 
+    def within(self, span: float) -> Limit:
+        """A limit of its own, `span` seconds from now, that is never later than this one, also when this one moves."""
+        inner = Limit(min(self.when, asyncio.get_running_loop().time() + span))
+        self.on_move = lambda: inner.move(self.when)
+        return inner
+
 
 def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
+    if not waiter.done() and not waiter.get_loop().is_closed():
         waiter.set_result(None)

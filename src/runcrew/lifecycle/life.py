@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from runcrew.lifecycle.latch import Latch, Limit
+from runcrew.lifecycle.hooks import Hook
+from runcrew.lifecycle.latch import NEVER, Latch, Limit
 from runcrew.lifecycle.report import HookError, StopReport, Stuck
 
 
@@ -15,8 +16,8 @@ class Life:
     """The latches, the limit and the findings of one life."""
 
     __slots__ = (
-        "error", "hook_errors", "limit", "over", "quiet", "ready", "report", "stop_began", "stop_tree", "stuck",
-        "traceback", "was_ready",
+        "epilogue", "error", "flush_by", "hook_errors", "hooks_by", "limit", "over", "quiet", "ready", "report",
+        "stop_began", "stop_tree", "stuck", "traceback", "was_ready",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -26,9 +27,12 @@ class Life:
         self.quiet = Latch()
         #: Open when it has ended, hooks and all.
         self.over = Latch()
-        #: When a stop's patience ends, in loop time.
+        #: When a stop's patience with the work ends, in loop time; with the hooks after it; and with the sinks.
         self.limit = Limit()
+        self.hooks_by = self.flush_by = NEVER
         self.was_ready = False
+        #: The `on_stopped` hooks that have not been called yet; None before their time has come.
+        self.epilogue: list[Hook] | None = None
         self.stop_began = 0.0
         self.stop_tree = False
         self.stuck: tuple[Stuck, ...] = ()

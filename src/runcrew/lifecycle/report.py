@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from runcrew.durations import text
+from runcrew.errors import brief
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,9 @@ class StopReport:
             f"{len(self.would_not_stop)} would not stop, {len(self.hook_errors)} hook error(s)"
         )
         for error in self.errors:
-            yield f"  error: {type(error).__name__}: {error}"
+            yield f"  error: {brief(error)}"
         for failed in self.hook_errors:
-            what = f"{type(failed.error).__name__}: {failed.error}"
-            yield f"  {failed.moment} hook {failed.hook} of {failed.service}: {what}"
+            yield f"  {failed.moment} hook {failed.hook} of {failed.service}: {brief(failed.error)}"
         for stuck in self.would_not_stop:
             yield f"  would not stop: {stuck.what} of {stuck.service}"
             yield from (f"    {line}" for line in stuck.stack.rstrip().splitlines())

@@ -10,26 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections.abc import Iterator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self
 
 from runcrew import clock
+from runcrew.backends.calls import running_loop
 from runcrew.durations import Duration, seconds
 from runcrew.errors import NotStarted, ServiceStopped, ServiceStopping, WouldDeadlock, WrongLoop
-from runcrew.events import Event, HookFailed, Hub, SinkCall, StateChanged, Subscription
+from runcrew.events import Event, HookFailed, Hub, SinkCall, StateChanged, Subscription, flush
+from runcrew.job import Job
 from runcrew.lifecycle.hooks import Hook, Hooks, hooks_of, run_hooks
-from runcrew.lifecycle.latch import Latch, Limit
+from runcrew.lifecycle.latch import Limit
 from runcrew.lifecycle.life import Life
-from runcrew.lifecycle.report import StopReport, Stuck
+from runcrew.lifecycle.report import HookError, StopReport, Stuck
 from runcrew.lifecycle.state import State
+from runcrew.lifecycle.tasks import spawn, unless_torn_down
 
 _log: Final = logging.getLogger("runcrew")
 
 #: How long work that has been cancelled may take to end before it is reported as stuck.
 GRACE: Final = 1.0
 
-#: The services whose work this code is part of, innermost first.
+#: The services whose work this code is part of, innermost first; without those above them.
 _inside: ContextVar[tuple[BaseService, ...]] = ContextVar("runcrew_inside", default=())
 
 
@@ -41,8 +45,8 @@ class BaseService:
     ) -> None:
         self.name = name
         self.hub = Hub()
-        self._stopping_hooks = hooks_of(name, on_stopping, "on_stopping")
-        self._stopped_hooks = hooks_of(name, on_stopped, "on_stopped")
+        self._stopping_hooks = hooks_of(on_stopping, "on_stopping")
+        self._stopped_hooks = hooks_of(on_stopped, "on_stopped")
         self._hooks_timeout = seconds(hooks_timeout, "hooks_timeout")
         self._parent: BaseService | None = None
         self._state = State.NEW
@@ -57,39 +61,52 @@ class BaseService:
         self._finished = self._cancelled = self._never_started = 0
         self._stopper: asyncio.Task[None] | None = None
 
-    # --- what a subclass says -------------------------------------------------------
+    # --- what a subclass says: none of it may wait ------------------------------------
 
     def _launch(self) -> bool:
         """Begin the work, and tell whether that makes it ready; else `_is_ready` is called later.
 
-        Must not wait. Raising makes this life a failed one.
+        Raising makes this life a failed one.
         """
         return True
 
+    def _accept_no_more(self) -> None:
+        """A stop has been asked for: begin nothing new from here on. What is under way goes on for now."""
+
     def _begin_drain(self) -> None:
-        """A stop has begun: accept nothing new and let end what was promised. Must not wait."""
+        """The `on_stopping` hooks have run: let end what was promised, ask the rest to end."""
 
     def _cut(self) -> None:
-        """Time is up: cancel whatever is left. Must not wait; may be called more than once."""
+        """Time is up: cancel whatever is left."""
 
     def _still_running(self) -> tuple[Stuck, ...]:
         """What has not ended although it was cut, and where it hangs."""
         return ()
 
     def _give_up(self) -> bool:
-        """What was cut has not ended in its grace either: let go of it. Tells whether that ends it."""
+        """What was cut has not ended in its grace either, and has been reported: let go. Tells whether that ends it."""
         return False
+
+    def _forsake(self) -> None:
+        """The loop of this life has been closed: settle the books, nothing on it will ever go on."""
 
     def _grace(self) -> float:
         """How long the work may take to end after `_cut`."""
         return GRACE
 
-    def _epilogue(self) -> list[Hook]:
-        """The hooks to run when the work has ended; those of a supervised service are its supervisor's to run."""
-        return self._stopped_hooks if self._parent is None else []
+    def _hooks_at_end(self) -> list[Hook]:
+        """The `on_stopped` hooks of this service and of all that lived below it, in the order of adding."""
+        return self._hooks(self._stopped_hooks)
+
+    def _hubs(self) -> Iterator[Hub]:
+        """Its own hub and those of all below it."""
+        yield self.hub
 
     def _children_reports(self) -> tuple[StopReport, ...]:
         return ()
+
+    def _child_starts(self, child: BaseService) -> None:
+        """A supervisor hears that a child is about to be started, by itself or by somebody else."""
 
     # --- what everybody may ask -----------------------------------------------------
 
@@ -118,8 +135,12 @@ class BaseService:
 
         types: event classes from `runcrew.events`; none given means all. What a sink raises is logged and
         counted. A sink that is too slow loses the oldest events and `subscription.dropped` says how many.
+        Whoever waits for the end also waits for the sinks, within the time that is kept for hooks. A sink that
+        asks for a stop begins it and goes on, as a job of the service does.
         """
-        return self.hub.subscribe(sink, *types)
+        context = contextvars.copy_context()
+        context.run(_enter, self)
+        return self.hub.subscribe(sink, *types, context=context)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {self._state}>"
@@ -135,24 +156,27 @@ class BaseService:
         ServiceStopped where a stop came first, WouldDeadlock from inside its own work while it is starting.
         Cancelling it ends the new life again before it returns.
         """
-        if self._state.alive:
-            self._check_loop()
+        self._check_place()
         if self._state is State.RUNNING:
             return
         if self._state is State.STOPPING:
             raise ServiceStopping(f"{self.name} is stopping: await its wait(), then start() it again")
         mine = self._state is not State.STARTING
         if mine:
+            if self._parent is not None:
+                self._parent._child_starts(self)
             self._bring_up()
         elif is_inside(self):
             raise WouldDeadlock(f"a job of {self.name} waits for {self.name} to be ready, and so for itself")
         life = self._life
         try:
             await life.ready.wait()
+            if not life.was_ready:
+                await self._end_of(life)
         except asyncio.CancelledError:
             if mine and life.report is None:
                 self._begin_stop(0.0)
-                await life.over.wait()
+                await self._end_of(life)
             raise
         life.raise_error()
         if not life.was_ready:
@@ -163,17 +187,16 @@ class BaseService:
         self._generation += 1
         self._begin_life()
         self._context = contextvars.copy_context()
-        self._context.run(_inside.set, (self, *self._ancestors()))
+        self._context.run(_enter, self)
         self._set_state(State.STARTING)
         try:
             ready = self._launch()
         except BaseException as error:
             self._fail(error)
-            self._cut()
             self._work_ended()
-            raise
-        if ready:
-            self._is_ready()
+        else:
+            if ready:
+                self._is_ready()
 
     def _is_ready(self) -> None:
         """For subclasses: the work is up; `start()` returns."""
@@ -188,10 +211,11 @@ class BaseService:
         """End: take nothing new, finish what was promised, and after `timeout` cancel the rest.
 
         timeout: seconds or a span, counted from the call, for everything together; part of it is kept for
-        the hooks that run at the end. With several stops under way the earliest limit counts.
+        the hooks that run at the end. With several stops under way the earliest limit counts. It holds also
+        where something will not stop: that is reported about a second later, and left to itself.
         Safe in every state: before a start it makes the service stopped, after the end it returns the
-        last report. From inside the service's own work (a job, a hook) it begins the stop and returns at
-        once, with a report that says `complete=False`. Cancelling it ends only the waiting.
+        last report. From inside the service's own work (a job, a hook, a sink) it begins the stop and returns
+        at once, with a report that says `complete=False`. Cancelling it ends only the waiting.
         Raises ConfigError for a bad timeout, WrongLoop from another loop. Errors of jobs are in the report.
         """
         return await self._end(seconds(timeout, "timeout"))
@@ -209,13 +233,12 @@ class BaseService:
         life = self._life
         if self._state is State.NEW:
             self._end_life()
-        if self._state.alive:
-            self._check_loop()
+        self._check_place()
         if life.report is None:
             self._begin_stop(span)
             if is_inside(self):
                 return StopReport(self.name, complete=False)
-            await life.over.wait()
+            await self._end_of(life)
         assert life.report is not None
         return life.report
 
@@ -224,36 +247,50 @@ class BaseService:
         life, now = self._life, self._now()
         reserve = min(self._hooks_timeout, span / 4) if self._epilogue() else 0.0
         life.limit.move(now + span - reserve)
+        life.hooks_by = min(life.hooks_by, now + (span or self._hooks_timeout) + self._grace())
         if self._state is State.STARTING or self._state is State.RUNNING:
             life.stop_began = now
             self._set_state(State.STOPPING)
-            self._stopper = self._spawn(self._go_down(announce=span > 0), "stop")
+            self._accept_no_more()
+            self._stop_by(self._go_down(announce=span > 0))
+
+    def _stop_by(self, coro: Any) -> None:
+        """Have a task of our own carry the stop out."""
+        self._stopper = self._spawn(coro, "stop")
+        self._stopper.add_done_callback(self._stopper_ended)
+
+    def _stopper_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and task is self._stopper:
+            unless_torn_down(self._go_on, task)
+
+    def _go_on(self, task: asyncio.Task[None]) -> None:
+        """Somebody else has cancelled the task that carries the stop out: the rest of it comes now, in another."""
+        if task is self._stopper:
+            self._life.limit.move(self._now())
+            self._stop_by(self._go_down(announce=False))
 
     async def _go_down(self, *, announce: bool) -> None:
         life = self._life
         if self._stopping_hooks and announce:
-            await self._announce()
+            # At most half of the time, so that hooks which hang leave the work some to drain in.
+            span = min(self._hooks_timeout, (life.limit.when - self._now()) / 2)
+            await self._run_hooks(self._hooks(self._stopping_hooks), "on_stopping", life.limit.within(span))
         if not life.quiet.is_open:
             self._begin_drain()
         if not await life.quiet.wait_until(life.limit):
             self._cut()
             if not await life.quiet.wait_until(Limit(self._now() + self._grace())):
-                life.stuck = self._still_running()
+                life.stuck += self._still_running()
                 if self._give_up():
-                    await life.quiet.wait_until(Limit(self._now() + self._grace()))
+                    await life.quiet.wait_until(Limit(self._now() + GRACE))
         await self._wind_up()
 
-    async def _announce(self) -> None:
-        """Run the `on_stopping` hooks; a limit that moves closer cuts them short too."""
-        done = Latch()
-        budget = min(self._hooks_timeout, max(0.0, self._life.limit.when - self._now()))
-        hooks = self._spawn(self._run_hooks(self._stopping_hooks, "on_stopping", budget), "hooks")
-        hooks.add_done_callback(lambda _: done.open())
-        if not await done.wait_until(self._life.limit):
-            hooks.cancel()
-
     async def _wind_up(self) -> None:
-        await self._run_hooks(self._epilogue(), "on_stopped", self._hooks_timeout)
+        life, now = self._life, self._now()
+        life.flush_by = now + self._hooks_timeout + GRACE
+        if life.epilogue is None:
+            life.epilogue = self._epilogue()
+        await self._run_hooks(life.epilogue, "on_stopped", Limit(min(now + self._hooks_timeout, life.hooks_by)))
         self._end_life()
 
     def _end_life(self) -> None:
@@ -270,10 +307,17 @@ class BaseService:
             True,
             life.stop_tree,
         ).with_children(self._children_reports())
+        life.flush_by = min(life.flush_by, life.hooks_by, self._now() + self._hooks_timeout + GRACE)
         self._set_state(State.STOPPED if life.error is None else State.FAILED)
         self._stopper = None
         life.ready.open()
         life.over.open()
+
+    async def _end_of(self, life: Life) -> None:
+        """Wait for the end of a life; then, as long as there is time, until the sinks have heard of it."""
+        await life.over.wait()
+        if self._parent is None:
+            await flush(self._hubs(), max(0.0, life.flush_by - self._now()))
 
     def _errors(self) -> tuple[BaseException, ...]:
         return () if self._life.error is None else (self._life.error,)
@@ -293,7 +337,7 @@ class BaseService:
                 self._is_ready()
             self._set_state(State.STOPPING)
             if self._epilogue():
-                self._stopper = self._spawn(self._wind_up(), "stop")
+                self._stop_by(self._wind_up())
             else:
                 self._end_life()
 
@@ -312,13 +356,12 @@ class BaseService:
         """
         if self._state is State.NEW:
             raise NotStarted(f"{self.name} has not been started: nothing to wait for")
-        if self._state.alive:
-            self._check_loop()
+        self._check_place()
         life = self._life
         if life.report is None:
             if is_inside(self):
                 raise WouldDeadlock(f"a job of {self.name} waits for {self.name} to end, and so for itself")
-            await life.over.wait()
+            await self._end_of(life)
         return life.result()
 
     async def run(self) -> StopReport:
@@ -332,29 +375,38 @@ class BaseService:
             return await self.wait()
         except asyncio.CancelledError:
             if self._state.alive:
-                await self.stop()
+                await self._leave()
             self._life.raise_error()
             raise
 
+    async def _leave(self) -> StopReport:
+        """Stop. Cancelled, it becomes a kill, and an error of the service still comes out."""
+        life = self._life
+        try:
+            return await self.stop()
+        except asyncio.CancelledError:
+            await self.kill()
+            life.raise_error()
+            raise
+
     async def __aenter__(self) -> Self:
-        """Start; leaving the block stops (see `stop`), and raises the error that ended the service, if any."""
+        """Start; leaving the block stops (see `stop`), and raises the error that ended the service, if any.
+
+        Cancelling it while it stops turns the stop into a kill.
+        """
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self.stop()
-        except asyncio.CancelledError:
-            await self.kill()
-            raise
+        await self._leave()
         mine = self._life.error
         if mine is None or mine is error:
             return
-        if error is None or isinstance(error, asyncio.CancelledError):
-            self._life.raise_error()
-        raise BaseExceptionGroup(f"{self.name} and the block that used it both failed", [error, mine])
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            raise BaseExceptionGroup(f"{self.name} and the block that used it both failed", [error, mine])
+        self._life.raise_error()
 
     # --- for the tree above -------------------------------------------------------------
 
@@ -372,30 +424,41 @@ class BaseService:
 
     # --- small helpers ----------------------------------------------------------------
 
-    async def _run_hooks(self, hooks: list[Hook], moment: str, budget: float) -> None:
-        errors = await run_hooks(hooks, moment, budget, self._context)
-        self._life.hook_errors += errors
-        if errors and self.hub.wants(HookFailed):
-            now = clock.current().now()
-            for failed in errors:
-                self.hub.emit(HookFailed(now, failed.service, failed.hook, moment, failed.error))
+    def _hooks(self, jobs: list[Job]) -> list[Hook]:
+        return [Hook(self.name, job, self._context) for job in jobs]
 
-    def _spawn(self, coro: Any, what: str) -> asyncio.Task[None]:
-        assert self._loop is not None
-        task: asyncio.Task[None] = self._loop.create_task(coro, name=f"{self.name}-{what}", context=self._context)
-        return task
+    def _epilogue(self) -> list[Hook]:
+        """The hooks to run when the work has ended: none, where a supervisor that lives does it later."""
+        supervised = self._parent is not None and self._parent.state.alive
+        return [] if supervised else self._hooks_at_end()
+
+    async def _run_hooks(self, hooks: list[Hook], moment: str, limit: Limit) -> None:
+        def failed(error: HookError) -> None:
+            self._life.hook_errors.append(error)
+            if self.hub.wants(HookFailed):
+                now = clock.current().now()
+                self.hub.emit(HookFailed(now, error.service, error.hook, moment, error.error))
+
+        await run_hooks(hooks, moment, limit, failed)
+
+    def _spawn(self, coro: Any, what: str) -> asyncio.Task[Any]:
+        return spawn(coro, f"{self.name}-{what}", self._context)
 
     def _now(self) -> float:
         return 0.0 if self._loop is None else self._loop.time()
 
-    def _check_loop(self) -> None:
-        if self._loop is not None and self._loop.is_closed():
-            # Its loop was torn down without a stop: nothing of that life can go on, so it is over.
+    def _check_place(self) -> None:
+        """Raise WrongLoop where it lives, and not here. A life whose loop was torn down without a stop ends here."""
+        if not self._state.alive or self._loop is None:
+            return
+        if self._loop.is_closed():
+            self._life.stop_began = self._now()
+            self._forsake()
             self._end_life()
-        elif asyncio.get_running_loop() is not self._loop:
+        elif running_loop() is not self._loop:
             raise WrongLoop(
-                f"{self.name} lives on another event loop: call it there "
-                "(asyncio.run_coroutine_threadsafe from a thread, with that loop)"
+                f"{self.name} lives on another event loop: call it there (from a thread, "
+                "asyncio.run_coroutine_threadsafe or loop.call_soon_threadsafe with that loop)"
             )
 
     def _set_state(self, new: State) -> None:
@@ -406,6 +469,10 @@ class BaseService:
             self.hub.emit(StateChanged(clock.current().now(), self.name, old, new, error))
 
 
+def _enter(service: BaseService) -> None:
+    _inside.set(tuple(dict.fromkeys((service, *_inside.get()))))
+
+
 def is_inside(service: BaseService) -> bool:
-    """Whether this code is part of the work of `service`: one of its jobs or hooks, at whatever depth."""
-    return service in _inside.get()
+    """Whether this code is part of the work of `service`: a job, hook or sink of it, or of what lives below it."""
+    return any(service is one or service in one._ancestors() for one in _inside.get())

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runcrew.abc import AttemptStore, Service
+from runcrew.abc import Service
 from runcrew.durations import text
-from runcrew.errors import Done, JobCrashed, ServiceStopped, StopTree
+from runcrew.errors import Done, JobCrashed, ServiceStopped, StopTree, brief
 from runcrew.lifecycle import BaseService, Latch, State, StopReport, Stuck
+from runcrew.lifecycle.service import GRACE
+from runcrew.lifecycle.tasks import task_stack
+from runcrew.policies import MemoryAttempts
 from runcrew.supervise.decide import End, OnFailure
 from runcrew.supervise.service import JobService
 from runcrew.workers import Restarts
@@ -27,53 +30,76 @@ class Child:
         self.name = name
         self.depends_on = tuple(depends_on)
         self.on_failure = on_failure
+        #: The task that starts it and waits for its end; and what takes the child away again.
         self.task: asyncio.Task[End] | None = None
+        self.removal: asyncio.Task[Any] | None = None
+        #: When it is to be started again.
         self.timer: asyncio.TimerHandle | None = None
-        self.begun = False
         self.new_life(None)
 
     def new_life(self, restarts: Restarts | None) -> None:
         """Forget what the last life of the supervisor has left."""
         self.restarts = restarts
+        #: Retry state outlives a restart, and is of this child alone.
+        self.attempts = MemoryAttempts()
+        if isinstance(self.service, JobService):
+            self.service.attempts = self.attempts
         self.up = Latch()
-        #: Whether it is, or has been, ready: what depends on it may start.
-        self.ready = False
         self.gone = Latch()
         self.gone.open()
+        #: Whether it has been started at all; and whether it is, or has been, ready: what depends on it may start.
+        self.begun = self.ready = False
+        #: Whether we have cancelled the task, before it began to start the child.
+        self.dismissed = False
         #: Whether it has been told to stop: what it raises from then on is never answered by a restart.
         self.asked = False
         self.error: Exception | None = None
         self.report: StopReport | None = None
-        self.stuck: Stuck | None = None
+        #: What it has not done although it should have, for people.
+        self.hangs = "its wait() did not return"
 
-    def adopt(self, parent: BaseService, attempts: AttemptStore) -> None:
+    def adopt(self, parent: BaseService) -> None:
         """Tie a service of our own to the tree: events, hooks, retry state."""
         if isinstance(self.service, BaseService):
             self.service._adopt(parent)
-        if isinstance(self.service, JobService):
-            self.service.attempts = attempts
 
     def release(self) -> None:
-        """Undo `adopt`."""
+        """Undo that."""
         if isinstance(self.service, BaseService):
             self.service._release()
         if isinstance(self.service, JobService):
             self.service.attempts = None
 
+    def end(self) -> None:
+        """It has ended, and is not to be started again."""
+        self.gone.open()
+        self.up.open()
+
+    # --- one life -----------------------------------------------------------------------
+
     async def live(self, on_ready: Callable[[Child], None]) -> End:
-        """One life: start, tell readiness, wait for the end, say how it ended. Raises only when cancelled."""
+        """Start it, tell its readiness, wait for its end, say how it ended. Raises only when cancelled."""
         try:
             await self.service.start()
-            on_ready(self)
-            await self.service.wait()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             if not self._stopped_first(error):
                 return self.failed(error)
+        else:
+            on_ready(self)
+        return await self.watch()
+
+    async def watch(self) -> End:
+        """Wait for the end of a child that has been started. Raises only when cancelled."""
+        try:
+            await self.service.wait()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return self.failed(error)
         self._keep_report()
-        tree = self.report is not None and self.report.stop_tree
-        return End.STOP_TREE if tree else End.WELL
+        return End.STOP_TREE if self._stops_tree() else End.WELL
 
     def _stopped_first(self, error: BaseException) -> bool:
         """Whether its start was cut short by a stop, which is no failure."""
@@ -84,37 +110,62 @@ class Child:
         """What it means that this error ended the child."""
         self._keep_report()
         if isinstance(error, Done):
+            self.ready = True  # also where it was finished before it was ready: what it was for is done
             return End.WELL
         if isinstance(error, StopTree):
             return End.STOP_TREE
-        if not isinstance(error, Exception):
-            crash = JobCrashed(f"{self.name} raised {type(error).__name__}: {error}")
-            crash.__cause__ = error
-            error = crash
-        self.error = error
-        keyboard = isinstance(error, JobCrashed) and isinstance(error.__cause__, KeyboardInterrupt)
-        return End.INTERRUPT if keyboard else End.FAILED
+        self.error = self.as_exception(error)
+        keyboard = isinstance(self.error, JobCrashed) and isinstance(self.error.__cause__, KeyboardInterrupt)
+        return End.INTERRUPT if keyboard or self._stops_tree() else End.FAILED
+
+    def as_exception(self, error: BaseException) -> Exception:
+        """The error itself, or a JobCrashed from it where it is no `Exception`."""
+        if isinstance(error, Exception):
+            return error
+        crash = JobCrashed(f"{self.name} raised {brief(error)}")
+        crash.__cause__ = error
+        return crash
+
+    def _stops_tree(self) -> bool:
+        return self.report is not None and self.report.stop_tree
 
     def _keep_report(self) -> None:
         if isinstance(self.service, BaseService):
             self.report = self.service.report
 
-    async def stop(self, span: float, grace: float) -> None:
-        """Have it stop within `span` seconds; what does not, or fails to stop, is noted in `stuck` or `error`."""
+    # --- its end ------------------------------------------------------------------------
+
+    async def stop(self, span: float) -> None:
+        """Have it stop within `span` seconds. Raises what the service's `stop` raises."""
         self.asked = True
+        # A service of our own keeps to its time, and says itself what hangs.
+        ours = isinstance(self.service, BaseService)
+        limit = asyncio.timeout(None if ours else span + GRACE)
         try:
-            async with asyncio.timeout(span + grace):
+            async with limit:
                 await self.service.stop(span)
         except TimeoutError:
-            self.stuck = Stuck(self.name, "the service", f"its stop({text(span)}) did not return")
-        except Exception as error:
-            self.error = self.error or error
+            if not limit.expired():
+                raise
+            self.hangs = f"its stop({text(span)}) did not return"
 
     async def kill(self) -> None:
-        """Have it end at once."""
+        """Have it end at once. Raises what the service raises."""
         self.asked = True
         kill: Any = getattr(self.service, "kill", None)
         if kill is not None:
             await kill()
         else:
             await self.service.stop(0)
+
+    def stuck(self) -> Stuck:
+        """What is said of it where it would not stop."""
+        where = "" if self.task is None else task_stack(self.task)
+        return Stuck(self.name, f"the service ({self.hangs})", where)
+
+    def give_up(self) -> None:
+        """Wait for its end no longer, if anybody does."""
+        if self.task is not None:
+            task, self.task = self.task, None
+            task.cancel()
+            self.end()

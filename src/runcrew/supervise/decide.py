@@ -18,10 +18,20 @@ class End(Enum):
 
     WELL = "well"
     FAILED = "failed"
-    #: It asked for the end of the whole tree.
+    #: It ended well, and asked for the end of the whole tree.
     STOP_TREE = "stop_tree"
-    #: It would not work again: a KeyboardInterrupt, which nobody wants to see retried.
+    #: It failed, and the whole tree ends: a KeyboardInterrupt, which nobody wants to see restarted.
     INTERRUPT = "interrupt"
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error to keep."""
+        return self is End.FAILED or self is End.INTERRUPT
+
+    @property
+    def stops_tree(self) -> bool:
+        """Whether those above stop too."""
+        return self is End.STOP_TREE or self is End.INTERRUPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +43,10 @@ class CarryOn:
 
 @dataclass(frozen=True, slots=True)
 class StopAll:
-    """Stop all other children, and then itself."""
+    """Stop all other children, and then itself. `error`: a further one, of the decision itself."""
 
     reason: str
+    error: Exception | None = None
 
 
 Decision: TypeAlias = CarryOn | StopAll | Restart
@@ -49,14 +60,14 @@ def on_child_end(end: End, on_failure: OnFailure, restarts: Restarts, now: float
         case End.STOP_TREE:
             return StopAll("it asked for the end of the whole tree")
         case End.INTERRUPT:
-            return StopAll("it was interrupted from the keyboard")
+            return StopAll("it ends the whole tree")
         case End.FAILED:
             if on_failure == "isolate":
                 return CarryOn("its failure is its own")
             if on_failure == "stop":
                 return StopAll("its failure ends the others")
             decision = restarts.failed(now)
-            return StopAll(decision.reason) if isinstance(decision, GiveUp) else decision
+            return StopAll(decision.reason, decision.error) if isinstance(decision, GiveUp) else decision
 
 
 def check_on_failure(value: object) -> OnFailure:

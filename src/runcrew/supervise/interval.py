@@ -87,6 +87,8 @@ class Interval(JobService):
     # --- ticks ------------------------------------------------------------------------------
 
     def _launch(self) -> bool:
+        ticks = self._ticks
+        self._tell_launch(f"every {text(ticks.every)} ({ticks.mode}, first {ticks.first})", ticks.delay)
         self._next(self._ticks.begin(clock.current().now()))
         return True
 
@@ -105,24 +107,20 @@ class Interval(JobService):
 
     def _after_run(self, outcome: Outcome[Any], *, finished: bool) -> None:
         ok = outcome.status in (Status.SUCCEEDED, Status.SKIPPED)
-        if self._state is not State.STOPPING and ok and not finished:
+        if not ok or finished:
+            self._end_with(outcome)
+        elif self._state is State.STOPPING:
+            self._work_ended()
+        else:
             follow = self._ticks.skip_to if self._paused else self._ticks.after
             self._next(follow(self._tick.due, clock.current().now()))
-        elif self._state is State.STOPPING and outcome.status is Status.SKIPPED:
-            self._work_ended()
-        else:
-            self._end_with(outcome)
 
-    def _begin_drain(self) -> None:
+    def _accept_no_more(self) -> None:
         self._cancel_timer()
-        if self._execution is None:
-            self._work_ended()
-        else:
+        if self._execution is not None:
             self._execution.finish_soon("its service was stopped")
 
-    def _cut(self) -> None:
-        self._cancel_timer()
-        super()._cut()
+    def _begin_drain(self) -> None:
         if self._execution is None:
             self._work_ended()
 
@@ -141,31 +139,60 @@ class Interval(JobService):
     def pause(self) -> None:
         """Let ticks pass from now on; they do not count as missed. A run under way goes on.
 
-        Idempotent. A new life is not paused.
+        Idempotent. A new life is not paused. Raises WrongLoop from another loop or thread.
         """
+        self._check_place()
+        if self._paused:
+            return
+        if self._execution is not None and self._ticks.mode == "rate":
+            self._pause_behind(clock.current().now())
         self._paused = True
         self._cancel_timer()
 
+    def _pause_behind(self, now: float) -> None:
+        """What was due before the pause, while a run is under way, will not be run: it is missed."""
+        pending = self._ticks.after(self._tick.due, now)
+        if pending.due <= now:
+            self._tick = Tick(pending.due)
+            self._tell_missed(pending.missed + 1)
+
     def resume(self) -> None:
-        """Go on with the next tick that is still to come; what passed in the meantime is not made up for."""
+        """Go on with the next tick that is still to come; what passed in the meantime is not made up for.
+
+        Idempotent. Raises WrongLoop from another loop or thread.
+        """
+        self._check_place()
         if not self._paused:
             return
+        upcoming = self._upcoming()
         self._paused = False
-        if self._execution is None and self._state is State.RUNNING:
-            self._next(self._ticks.skip_to(self._tick.due, clock.current().now()))
+        if self._execution is not None:
+            self._stay_ahead(upcoming)
+        elif self._state is State.RUNNING:
+            self._next(upcoming)
+
+    def _upcoming(self) -> Tick:
+        """The tick that is waited for; after a pause, the first that is still to come."""
+        now = clock.current().now()
+        gone = self._paused and self._tick.due <= now
+        return self._ticks.skip_to(self._tick.due, now) if gone else self._tick
+
+    def _stay_ahead(self, tick: Tick) -> None:
+        """What follows the run under way is this tick, not the one after it."""
+        if self._ticks.mode == "rate":
+            self._tick = Tick(tick.due - self._ticks.every)
 
     def trigger(self) -> bool:
-        """Run now, out of turn, also while paused; the grid of ticks stays. From the loop's thread.
+        """Run now, out of turn, also while paused; the grid of ticks stays.
 
-        False where nothing was begun: a run is under way, or the service is not running.
+        False where nothing was begun: a run is under way, or the service is not running. Raises WrongLoop
+        from another loop or thread.
         """
+        self._check_place()
         if self._state is not State.RUNNING or self._execution is not None:
             return False
-        self._check_loop()
         self._cancel_timer()
-        if self._ticks.mode == "rate" and self._tick.due > clock.current().now():
-            # The tick that was waited for stays ahead: what follows this run is that tick, not the one after.
-            self._tick = Tick(self._tick.due - self._ticks.every)
+        self._stay_ahead(self._upcoming())
         self._begin_run("trigger")
         return True
 

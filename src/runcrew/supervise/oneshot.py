@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -79,33 +80,47 @@ class OneShot(JobService):
         self._timer: asyncio.TimerHandle | None = None
 
     def _launch(self) -> bool:
+        self._tell_launch("once", self._delay)
         if self._delay:
             assert self._loop is not None
             due = clock.current().now() + self._delay
             self._timer = loop_timer(self._loop, due, self._begin, self._context)
         else:
-            self._begin_run("once")
+            self._begin()
         return self._ready_when == "started"
 
     def _begin(self) -> None:
         self._timer = None
-        self._begin_run("once")
+        self._begin_run("once", self._signal() if self._ready_when == "signal" else None)
+
+    def _signal(self) -> Callable[[], None]:
+        """What the job's `ready()` calls, on whatever thread, also long after this life."""
+        loop, life = self._loop, self._life
+        assert loop is not None
+
+        def hear() -> None:
+            if self._life is life:
+                self._is_ready()
+
+        def signal() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody to hear
+                loop.call_soon_threadsafe(hear)
+
+        return signal
 
     def _after_run(self, outcome: Outcome[Any], *, finished: bool) -> None:
         self._end_with(outcome)
 
-    def _begin_drain(self) -> None:
+    def _accept_no_more(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._never_started = 1
+        if self._execution is not None and self._drain == "cancel":
+            self._execution.finish_soon("its service was stopped")
+
+    def _begin_drain(self) -> None:
         if self._execution is None:
             self._work_ended()
         elif self._drain == "cancel":
             self._execution.cancel(Status.INTERRUPTED, "its service was stopped")
-
-    def _cut(self) -> None:
-        if self._execution is None:
-            self._begin_drain()
-        else:
-            super()._cut()

@@ -13,7 +13,7 @@ from runcrew import clock
 from runcrew.abc import AttemptStore, Backend
 from runcrew.backends import choose, services
 from runcrew.durations import Duration, text
-from runcrew.errors import Done, StopTree
+from runcrew.errors import Done, StopTree, brief
 from runcrew.events import RunEnded, RunRetried, RunStarted, ThreadAbandoned
 from runcrew.insight import Meter, RunStats
 from runcrew.job import Job, Outcome, Run, Status
@@ -94,31 +94,41 @@ class JobService(BaseService):
 
     # --- one run ------------------------------------------------------------------------
 
-    def _begin_run(self, cause: str) -> None:
+    def _begin_run(self, cause: str, on_ready: Callable[[], None] | None = None) -> None:
         run = Run(self.job)
-        run.cause, run.service, run.queued = cause, self.name, clock.current().now()
-        run.on_ready = self._ready_signal
+        run.cause, run.service, run.queued, run.on_ready = cause, self.name, clock.current().now(), on_ready
         self._meter.began()
         self._execution = Execution(run, self._handler, self._run_ended, self._context.copy())
+        _log.debug("%s: run %s begins", self.name, run.id, extra={"service": self.name, "run": run.id})
         if self.hub.wants(RunStarted):
             self.hub.emit(RunStarted(run.queued, self.name, run.id, cause))
 
     def _run_ended(self, execution: Execution, outcome: Outcome[Any]) -> None:
-        self._execution = None
         message = outcome.error
-        if outcome.status is Status.FAILED and isinstance(message, (Done, StopTree)):
+        finished = outcome.status is Status.FAILED and isinstance(message, (Done, StopTree))
+        if finished:
             # Not a failure: the job has told its service, or the whole tree, that it is finished.
             outcome.status, outcome.error = Status.SUCCEEDED, None
-            outcome.reason = str(message) or type(message).__name__
-            self._life.stop_tree = isinstance(message, StopTree)
+            outcome.reason = brief(message)
+        self._settle(execution.run, outcome)
+        if execution is not self._execution:
+            return  # it would not stop, and has been reported; the life that it belonged to is over
+        self._execution = None
+        if self._state is State.STOPPING:
+            if outcome.status not in (Status.INTERRUPTED, Status.CANCELLED):
+                self._finished += 1
+            elif outcome.started is None:
+                self._never_started += 1
+            else:
+                self._cancelled += 1
+        self._life.stop_tree = finished and isinstance(message, StopTree)
+        self._after_run(outcome, finished=finished)
+
+    def _settle(self, run: Run, outcome: Outcome[Any]) -> None:
+        """This is what came of a run, whatever its service is at by now."""
         self._last = outcome
         self._meter.ended(outcome)
-        if self._state is State.STOPPING:
-            cut = outcome.status in (Status.INTERRUPTED, Status.CANCELLED)
-            self._cancelled += cut
-            self._finished += not cut
-        self._tell_end(execution.run, outcome)
-        self._after_run(outcome, finished=isinstance(message, (Done, StopTree)))
+        self._tell_end(run, outcome)
 
     def _after_run(self, outcome: Outcome[Any], *, finished: bool) -> None:
         """Decide what follows; `finished`: the job wants no other run."""
@@ -132,41 +142,48 @@ class JobService(BaseService):
                 outcome.unwrap()
             except Exception as error:
                 self._fail(error)
-                _log.error("%s failed: %s", self.name, _brief(error), extra={"service": self.name})
+                why = f" ({outcome.reason})" if outcome.reason else ""
+                _log.error("%s failed: %s%s", self.name, brief(error), why, extra={"service": self.name})
         self._work_ended()
 
     # --- the parts of a stop that both have -------------------------------------------------
 
     def _cut(self) -> None:
         if self._execution is not None:
-            # A thread is only told: it may listen. If it does not, it is reported, and then given up.
-            end = self._execution.cancel if self._execution.run.in_thread else self._execution.abandon
-            end(Status.INTERRUPTED, "its service ran out of time to stop")
-
-    def _give_up(self) -> bool:
-        execution = self._execution
-        if execution is None or not execution.run.in_thread:
-            return False
-        if self.hub.wants(ThreadAbandoned):
-            self.hub.emit(ThreadAbandoned(clock.current().now(), self.name, execution.run.id))
-        execution.abandon(Status.INTERRUPTED, "its thread did not end in time, and was abandoned")
-        return True
+            self._execution.cancel(Status.INTERRUPTED, "its service ran out of time to stop")
 
     def _still_running(self) -> tuple[Stuck, ...]:
         execution = self._execution
         return () if execution is None else (Stuck(self.name, f"run {execution.run.id}", execution.stack()),)
 
+    def _give_up(self) -> bool:
+        execution = self._execution
+        if execution is None:
+            return False
+        in_thread = execution.run.in_thread
+        if in_thread and self.hub.wants(ThreadAbandoned):
+            self.hub.emit(ThreadAbandoned(clock.current().now(), self.name, execution.run.id))
+        execution.abandon(Status.INTERRUPTED, "it would not stop, and was abandoned")
+        return in_thread
+
+    def _forsake(self) -> None:
+        execution, self._execution = self._execution, None
+        if execution is not None:
+            execution.run.ask_to_end(Status.INTERRUPTED, "its event loop was closed without a stop")
+            self._settle(execution.run, execution.run.ended_by_request(clock.current().now()))
+            self._cancelled = 1
+
     # --- telling ---------------------------------------------------------------------------
 
-    def _ready_signal(self) -> None:
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._is_ready)
+    def _tell_launch(self, when: str, delay: float) -> None:
+        after = f", after a delay of {text(delay)}" if delay else ""
+        chain = " > ".join(self._chain)
+        _log.debug("%s: runs %s%s: %s", self.name, when, after, chain, extra={"service": self.name})
 
     def _retried(self, run: Run, error: BaseException, delay: float, rule: str) -> None:
-        self._meter.retried()
         _log.warning(
             "%s: attempt %d failed, the next in %s by %s: %s",
-            self.name, run.attempt, text(delay), rule, _brief(error),
+            self.name, run.attempt, text(delay), rule, brief(error),
             extra={"service": self.name, "run": run.id, "attempt": run.attempt},
         )  # fmt: skip
         if self.hub.wants(RunRetried):
@@ -190,13 +207,13 @@ class JobService(BaseService):
         """An immutable snapshot, from any thread."""
         execution = self._execution
         running: tuple[RunningNow, ...] = ()
+        retries = 0
         if execution is not None:
             run = execution.run
             started = None if run.started is None else clock.utc(run.started)
-            running = (RunningNow(run.id, run.attempt, started, run.done),)
-        return ServiceStats(
-            self.name, self._state, self._generation, self._meter.snapshot(), running, self._last, self.error
-        )
+            running, retries = (RunningNow(run.id, run.attempt, started, run.done),), run.attempt - 1
+        runs = self._meter.snapshot(retries)
+        return ServiceStats(self.name, self._state, self._generation, runs, running, self._last, self.error)
 
 
 class _KeptAttempts:
@@ -216,15 +233,6 @@ class _KeptAttempts:
     def clear(self, key: str, /) -> None:
         if (store := self._service.attempts) is not None:
             store.clear(key)
-
-
-def _brief(error: BaseException) -> str:
-    """An error in one line of bounded length, whatever its own text does."""
-    try:
-        words = str(error)
-    except Exception:
-        words = "(its text cannot be made)"
-    return f"{type(error).__name__}: {words[:200]}"
 
 
 def loop_timer(

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from runcrew import clock
 from runcrew.abc import Service
 from runcrew.durations import Duration, seconds, text
-from runcrew.errors import AlreadyStarted, ConfigError, ServiceStopping
-from runcrew.events import Restarted
-from runcrew.lifecycle import BaseService, Hook, Hooks, State, StopReport, Stuck
+from runcrew.errors import ConfigError, ServiceStopping, brief
+from runcrew.events import Hub, Restarted
+from runcrew.lifecycle import BaseService, Hook, Hooks, Latch, Limit, State, StopReport, Stuck
 from runcrew.lifecycle.service import GRACE, is_inside
-from runcrew.policies import Backoff, MemoryAttempts, checked
+from runcrew.lifecycle.tasks import spawn, unless_torn_down
+from runcrew.policies import Backoff, checked
 from runcrew.supervise.child import Child
+from runcrew.supervise.children import Children
 from runcrew.supervise.decide import End, OnFailure, StopAll, check_on_failure, on_child_end
-from runcrew.supervise.graph import check, check_circle, stop_after
+from runcrew.supervise.graph import stop_after
 from runcrew.workers import Intensity, Restart, Restarts
 from runcrew.workers.restart import DEFAULT_BACKOFF
 
@@ -80,8 +83,7 @@ class Supervisor(BaseService):
         self._backoff = DEFAULT_BACKOFF if backoff is None else checked(backoff)
         self._keep_open = keep_open
         self._stop_timeout = seconds(stop_timeout, "stop_timeout")
-        self._attempts = MemoryAttempts()
-        self._children: dict[str, Child] = {}
+        self._children = Children(self)
         for child in children:
             self.add(child)
 
@@ -111,31 +113,18 @@ class Supervisor(BaseService):
         Raises ConfigError for a name that is taken, a dependency that is not there, a circle of dependencies
         or what is no service; AlreadyStarted for a service that runs already; ServiceStopping during a stop.
         """
-        if not isinstance(service, Service):
-            raise ConfigError(f"{service!r} is not a service: it needs start(), stop() and wait()")
+        self._check_place()
         if name is None:
             name = getattr(service, "name", None) or type(service).__name__
-        if name in self._children:
-            raise ConfigError(f"{self.name} has a child named {name!r} already: give this one another name=")
-        if isinstance(service, BaseService) and (service is self or service in self._ancestors()):
-            raise ConfigError(f"{self.name} cannot be a child of itself")
-        if isinstance(service, BaseService) and service._parent is not None:
-            raise ConfigError(f"{name} is a child of {service._parent.name} already: a service has one supervisor")
-        if isinstance(service, BaseService) and service.state.alive:
-            raise AlreadyStarted(f"{name} is {service.state} already: add it first, its supervisor starts it")
         if isinstance(depends_on, str):
             depends_on = (depends_on,)
+        # While it is being put together, a child may depend on one that is added after it.
+        self._children.check_new(service, name, depends_on, complete=self._state.alive)
         if self._state is State.STOPPING:
             raise ServiceStopping(f"{self.name} is stopping and takes no new child")
-        if self._state.alive:
-            self._check_loop()
         chosen = on_failure or getattr(service, "on_failure", None) or self._on_failure
-        child = Child(service, name, depends_on, check_on_failure(chosen))
-        # While it is being put together, a child may depend on one that is added after it.
-        inspect = check if self._state.alive else check_circle
-        inspect({**self._graph(), name: child.depends_on}, self.name)
-        self._children[name] = child
-        child.adopt(self, self._attempts)
+        child = self._children[name] = Child(service, name, depends_on, check_on_failure(chosen))
+        child.adopt(self)
         if self._state.alive:
             child.new_life(Restarts(self._intensity, self._backoff))
             self._start(child)
@@ -144,45 +133,61 @@ class Supervisor(BaseService):
     async def remove(self, name: str, timeout: Duration = "30s") -> StopReport | None:
         """Stop a child and forget it; its `on_stopped` hooks run. Returns its report, if it makes one.
 
-        From inside the child's own work it only begins that, and returns None.
-        Raises KeyError for an unknown name, ConfigError where another child depends on it.
+        timeout: for the child's stop. One that does not heed it is given up, and told as stuck in the
+            supervisor's own report. With several removals under way the earliest limit counts.
+        From inside the child's own work it only begins that, and returns None. Cancelling it ends only the waiting.
+        Raises KeyError for an unknown name, ConfigError where another child depends on it, ServiceStopping
+        during a stop, WrongLoop from another loop.
         """
-        child = self._children[name]
+        child = self._children.named(name)
         span = seconds(timeout, "timeout")
         dependents = [other.name for other in self._children.values() if name in other.depends_on]
         if dependents:
             raise ConfigError(f"{self.name}: {name!r} cannot be removed, {', '.join(dependents)} depend(s) on it")
+        self._check_place()
+        if self._state is State.STOPPING:
+            raise ServiceStopping(f"{self.name} is stopping, and {name!r} with it")
         if not self._state.alive:
             self._forget(child)
             return child.report
-        self._check_loop()
-        removal = self._help(self._remove(child, span), f"remove-{name}")
+        if child.removal is None:
+            child.removal = self._help(self._remove(child, span), f"remove-{name}")
+            child.removal.add_done_callback(lambda _: self._removed(child), context=self._context)
+        else:
+            self._help(self._stop_child(child, span), f"stop-{name}")
         if isinstance(child.service, BaseService) and is_inside(child.service):
             return None
-        await asyncio.wait([removal])
-        return removal.result()
-
-    async def _remove(self, child: Child, span: float) -> StopReport | None:
-        child.on_failure = "isolate"
-        self._cancel_restart(child)
-        await self._stop_child(child, (), span)
-        if isinstance(child.service, BaseService):
-            await self._run_hooks(child.service._stopped_hooks, "on_stopped", self._hooks_timeout)
-        self._forget(child)
-        self._check_quiet()
+        await asyncio.wait([child.removal])
         return child.report
 
-    def _forget(self, child: Child) -> None:
+    async def _remove(self, child: Child, span: float) -> None:
+        child.on_failure = "isolate"
+        self._cancel_restart(child)
+        self._dismiss(child)
+        await self._stop_child(child, span)
+        if not await child.gone.wait_until(Limit(self._now() + GRACE)):
+            self._help(self._kill_child(child), f"kill-{child.name}")
+            if not await child.gone.wait_until(Limit(self._now() + GRACE)):
+                self._life.stuck += (child.stuck(),)
+                child.give_up()
+        if isinstance(child.service, BaseService) and child.begun:
+            child.begun = False  # so that nobody calls these hooks again
+            hooks, end = child.service._hooks_at_end(), self._now() + self._hooks_timeout
+            await self._run_hooks(hooks, "on_stopped", Limit(end))
+
+    def _removed(self, child: Child) -> None:
         if self._children.get(child.name) is child:
-            del self._children[child.name]
+            self._forget(child)
+            self._check_ready()
+            self._check_quiet()
+
+    def _forget(self, child: Child) -> None:
+        child.give_up()
+        del self._children[child.name]
         child.release()
 
     def __getitem__(self, name: str) -> Service:
-        try:
-            return self._children[name].service
-        except KeyError:
-            known = ", ".join(self._children) or "none"
-            raise KeyError(f"{self.name} has no child named {name!r}; it has {known}") from None
+        return self._children.named(name).service
 
     def __contains__(self, name: object) -> bool:
         return name in self._children
@@ -195,21 +200,16 @@ class Supervisor(BaseService):
 
     def check(self) -> None:
         """Raise ConfigError where a dependency is not there, or dependencies go in a circle. Starts nothing."""
-        check(self._graph(), self.name)
-        for child in self._children.values():
-            if isinstance(child.service, Supervisor):
-                child.service.check()
-
-    def _graph(self) -> dict[str, Sequence[str]]:
-        return {name: child.depends_on for name, child in self._children.items()}
+        self._children.check()
+        for _, service in self._children.ours():
+            if isinstance(service, Supervisor):
+                service.check()
 
     # --- start ------------------------------------------------------------------------------
 
     def _launch(self) -> bool:
         self.check()
-        self._attempts = MemoryAttempts()  # the retry state of an earlier life would leave this one no budget
         for child in self._children.values():
-            child.adopt(self, self._attempts)
             child.new_life(Restarts(self._intensity, self._backoff))
         if not self._children:
             self._check_quiet()
@@ -219,11 +219,13 @@ class Supervisor(BaseService):
         return False
 
     def _start(self, child: Child) -> None:
+        child.begun = child.dismissed = child.asked = False
+        self._follow(child, self._live(child))
+
+    def _follow(self, child: Child, coro: Coroutine[Any, Any, End]) -> None:
         child.gone.close()
-        child.begun = False
-        assert self._loop is not None
-        child.task = self._loop.create_task(self._live(child), name=f"{self.name}-{child.name}", context=self._context)
-        child.task.add_done_callback(lambda task: self._ended(child, task), context=self._context)
+        child.task = spawn(coro, f"{self.name}-{child.name}", self._context)
+        child.task.add_done_callback(partial(self._ended, child), context=self._context)
 
     async def _live(self, child: Child) -> End:
         for need in child.depends_on:
@@ -245,29 +247,67 @@ class Supervisor(BaseService):
         if self._state is State.STARTING and all(child.up.is_open for child in self._children.values()):
             self._is_ready()
 
+    def _child_starts(self, child: BaseService) -> None:
+        mine = self._children.with_service(child)
+        if mine is None or (mine.begun and mine.task is not None):
+            return  # it is we who start it
+        mine.attempts.clear(child.name)  # by hand, so with nothing left over
+        if self._state is State.STOPPING:
+            raise ServiceStopping(f"{self.name} is stopping, and takes {mine.name} with it")
+        if not self._state.alive:
+            return
+        if mine.timer is not None:
+            mine.timer.cancel()
+            mine.timer = None
+        if mine.task is not None:
+            mine.task.cancel()
+        mine.begun, mine.dismissed, mine.asked, mine.error = True, False, False, None
+        self._follow(mine, mine.live(self._child_ready))
+
     # --- the end of a child -------------------------------------------------------------------
 
     def _ended(self, child: Child, task: asyncio.Task[End]) -> None:
         if child.task is not task:
             return
-        child.task = None
         if not task.cancelled():
-            end = task.result()
-        elif self._state is State.STOPPING or not child.begun:
-            end = End.WELL  # cancelled by us, before it began or after it would not stop
+            self._child_ended(child, task.result())
+        elif child.dismissed:
+            self._child_ended(child, End.WELL)
         else:
-            end = child.failed(asyncio.CancelledError("its wait() was cancelled, and not by its supervisor"))
-        if end is End.WELL and child.begun:
-            child.ready = True
+            unless_torn_down(self._lost, child, task)
+
+    def _lost(self, child: Child, task: asyncio.Task[End]) -> None:
+        """The task that follows a child was cancelled by somebody else, or by the child."""
+        service = child.service
+        if child.task is not task:
+            return
+        if isinstance(service, BaseService) and child.begun and (service.state.alive or service.error):
+            self._follow(child, child.watch())
+        elif self._state is State.STOPPING:
+            self._child_ended(child, End.WELL)
+        else:
+            error = asyncio.CancelledError("its start() or wait() was cancelled, and not by its supervisor")
+            self._child_ended(child, child.failed(error))
+
+    def _child_ended(self, child: Child, end: End) -> None:
+        child.task = None
         if self._state is not State.STOPPING:
             self._decide(child, end)
         elif child.asked or not self._would_restart(child, end):
-            self._keep_failure(child, end)
-        if child.timer is None:
-            child.gone.open()
-            child.up.open()
-            self._check_ready()
-            self._check_quiet()
+            self._keep(child, end)
+        if child.timer is not None:
+            return
+        if child.begun and isinstance(child.service, BaseService) and child.service.state.alive:
+            self._follow(child, child.watch())  # somebody has started it again in the same moment
+            return
+        child.end()
+        self._check_ready()
+        self._check_quiet()
+
+    def _keep(self, child: Child, end: End) -> None:
+        self._life.stop_tree = self._life.stop_tree or end.stops_tree
+        if end.failed and child.error is not None:
+            self._failures.append(child.error)
 
     def _decide(self, child: Child, end: End) -> None:
         assert self._loop is not None
@@ -276,11 +316,12 @@ class Supervisor(BaseService):
         if isinstance(decision, Restart):
             self._restart_later(child, decision)
             return
-        self._keep_failure(child, end)
+        self._keep(child, end)
         if isinstance(decision, StopAll):
-            level = logging.ERROR if end is End.FAILED else logging.INFO
+            if decision.error is not None:
+                self._failures.append(decision.error)
+            level = logging.ERROR if end.failed else logging.INFO
             _log.log(level, "%s stops: %s ended, and %s", self.name, child.name, decision.reason)
-            self._life.stop_tree = self._life.stop_tree or end is not End.FAILED
             self._begin_stop(self._stop_timeout)
 
     def _would_restart(self, child: Child, end: End) -> bool:
@@ -291,10 +332,6 @@ class Supervisor(BaseService):
         assert self._loop is not None
         assert child.restarts is not None
         return isinstance(on_child_end(end, child.on_failure, child.restarts, self._loop.time()), Restart)
-
-    def _keep_failure(self, child: Child, end: End) -> None:
-        if end in (End.FAILED, End.INTERRUPT) and child.error is not None:
-            self._failures.append(child.error)
 
     def _restart_later(self, child: Child, decision: Restart) -> None:
         assert self._loop is not None
@@ -308,77 +345,105 @@ class Supervisor(BaseService):
         child.timer = self._loop.call_later(decision.delay, self._restart, child, context=self._context)
 
     def _restart(self, child: Child) -> None:
-        child.timer = None
-        child.error = None
+        child.timer = child.error = None
         self._start(child)
 
     def _cancel_restart(self, child: Child) -> None:
         if child.timer is not None:
             child.timer.cancel()
             child.timer = None
-            child.gone.open()
-            child.up.open()
+            child.end()
+
+    def _dismiss(self, child: Child) -> None:
+        """Have a child that has not begun never begin."""
+        if child.task is not None and not child.begun:
+            child.dismissed = True
+            child.task.cancel()
+            self._never_started += 1
 
     def _check_quiet(self) -> None:
-        if any(not child.gone.is_open for child in self._children.values()):
+        if any(child.removal is not None or not child.gone.is_open for child in self._children.values()):
             return
         if self._state is State.STOPPING or not self._keep_open:
             self._work_ended()
 
     # --- stop ---------------------------------------------------------------------------------
 
-    def _begin_drain(self) -> None:
+    def _accept_no_more(self) -> None:
         for child in self._children.values():
             self._cancel_restart(child)
-        after = stop_after(self._graph(), one_by_one=not self._stop_together)
-        for name, child in self._children.items():
-            first = tuple(self._children[other] for other in after[name])
-            self._help(self._stop_child(child, first, None), f"stop-{name}")
+            self._dismiss(child)
+
+    def _begin_drain(self) -> None:
+        after = stop_after(self._children.graph(), one_by_one=not self._stop_together)
+        turns = {name: Latch() for name in after}
+        for name, others in after.items():
+            first = [turns[other] for other in others]
+            self._help(self._stop_in_turn(self._children[name], first, turns[name]), f"stop-{name}")
         self._check_quiet()
 
-    async def _stop_child(self, child: Child, first: Sequence[Child], span: float | None) -> None:
-        """Stop one child when those before it are gone, within `span` or what is left of the whole stop's time."""
-        for other in first:
-            await other.gone.wait()
-        if child.gone.is_open:
-            return
-        if child.begun:
-            left = self._life.limit.when - self._now() if span is None else span
-            await child.stop(max(0.0, left), self._grace())
-        elif child.task is not None:
-            child.task.cancel()
+    async def _stop_in_turn(self, child: Child, first: Sequence[Latch], over: Latch) -> None:
+        """Stop one child when those before it have had their turn; it has one too where it is gone already."""
+        for latch in first:
+            await latch.wait()
+        await self._stop_child(child, max(0.0, self._life.limit.when - self._now()))
         await child.gone.wait()
+        over.open()
+
+    async def _stop_child(self, child: Child, span: float) -> None:
+        if child.begun and not child.gone.is_open:
+            await self._ask(child, child.stop(span))
 
     def _cut(self) -> None:
         for child in self._children.values():
-            self._cancel_restart(child)
             if not child.gone.is_open:
-                if child.begun:
-                    self._help(child.kill(), f"kill-{child.name}")
-                elif child.task is not None:
-                    child.task.cancel()
-        self._check_quiet()
+                self._help(self._kill_child(child), f"kill-{child.name}")
+
+    async def _kill_child(self, child: Child) -> None:
+        await self._ask(child, child.kill())
+        if not child.ready and child.task is not None and not isinstance(child.service, BaseService):
+            child.dismissed = True
+            child.task.cancel()  # its start() did not end by itself
+
+    async def _ask(self, child: Child, coro: Coroutine[Any, Any, None]) -> None:
+        """Await what a child does for us; what it raises is an error like any other."""
+        task = asyncio.current_task()
+        try:
+            await coro
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            _log.error("%s: stopping %s failed: %s", self.name, child.name, brief(error), exc_info=error)
+            self._failures.append(child.as_exception(error))
 
     def _grace(self) -> float:
-        below = (child.service for child in self._children.values())
-        return GRACE + max((s._grace() for s in below if isinstance(s, BaseService)), default=GRACE)
+        grace = GRACE + max((service._grace() for _, service in self._children.ours()), default=GRACE)
+        leaving = any(child.removal is not None for child in self._children.values())  # their hooks are still to run
+        return grace + self._hooks_timeout if leaving else grace
 
     def _still_running(self) -> tuple[Stuck, ...]:
-        return tuple(
-            child.stuck or Stuck(child.name, "the service", "its wait() did not return")
-            for child in self._children.values()
-            if not child.gone.is_open
-        )
+        return tuple(child.stuck() for child in self._children.values() if not child.gone.is_open)
 
-    def _epilogue(self) -> list[Hook]:
-        below = (child.service for child in self._children.values())
-        return super()._epilogue() + [hook for s in below if isinstance(s, BaseService) for hook in s._stopped_hooks]
+    def _hooks_at_end(self) -> list[Hook]:
+        below = [hook for child, service in self._children.ours() if child.begun for hook in service._hooks_at_end()]
+        return super()._hooks_at_end() + below
+
+    def _hubs(self) -> Iterator[Hub]:
+        yield from super()._hubs()
+        for _, service in self._children.ours():
+            yield from service._hubs()
+
+    def _forsake(self) -> None:
+        self._helpers.clear()
+        for child in self._children.values():
+            child.task = child.timer = child.removal = None
 
     def _end_life(self) -> None:
-        for child in self._children.values():
-            if child.task is not None:  # it would not stop, and has been reported
-                child.task.cancel()
-        for helper in tuple(self._helpers):
+        for child in tuple(self._children.values()):
+            child.give_up()  # of those that would not stop, and have been reported
+            if child.removal is not None:
+                self._forget(child)
+        for helper in self._helpers:
             if helper is not asyncio.current_task():
                 helper.cancel()
         if self._failures:
@@ -387,7 +452,7 @@ class Supervisor(BaseService):
         super()._end_life()
 
     def _errors(self) -> tuple[BaseException, ...]:
-        return tuple(self._failures)
+        return tuple(self._failures) or super()._errors()
 
     def _children_reports(self) -> tuple[StopReport, ...]:
         return tuple(child.report for child in self._children.values() if child.report is not None)
@@ -399,7 +464,7 @@ class Supervisor(BaseService):
             self._state,
             self._generation,
             {name: child.restarts.total for name, child in self._children.items() if child.restarts is not None},
-            {name: stats() for name, child in self._children.items() if (stats := _stats_of(child.service))},
+            self._children.stats(),
             self.error,
         )
 
@@ -411,10 +476,6 @@ class Supervisor(BaseService):
         return task
 
     def _helped(self, task: asyncio.Task[Any]) -> None:
-        what = self._helpers.pop(task)
+        what = self._helpers.pop(task, "")
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("%s: %s failed: %s: %s", self.name, what, type(error).__name__, error, exc_info=error)
-
-
-def _stats_of(service: Service) -> Any:
-    return getattr(service, "stats", None)
+            _log.error("%s: %s failed: %s", self.name, what, brief(error), exc_info=error)

@@ -41,9 +41,10 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Do not start it again."""
+    """Do not start it again. `error`: the backoff could not say how long to wait."""
 
     reason: str
+    error: ConfigError | None = None
 
 
 #: The backoff between restarts where none is given: a second at first, half a minute at most, with jitter.
@@ -72,5 +73,9 @@ class Restarts:
         within = f"{limit} in {text(period)}"
         if self._count > limit:
             return GiveUp(f"it has failed more often than is borne: {within}")
+        try:
+            delay = self._backoff.delay(int(before))
+        except ConfigError as error:
+            return GiveUp(str(error), error)
         self.total += 1
-        return Restart(self._backoff.delay(int(before)), f"failure {self._count:.3g} of {within}")
+        return Restart(delay, f"failure {self._count:.3g} of {within}")
