@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from common import Case, Goal, Options, in_loop, main, now, per_op
@@ -106,7 +108,7 @@ def with_asyncio_timeout(fn: Callable[[int], Any]) -> Callable[[int], Any]:
 
 def with_tenacity(fn: Callable[[int], Any]) -> Callable[[int], Any]:
     """Up to three retries without a wait."""
-    import tenacity
+    tenacity: Any = import_module("tenacity")
 
     return tenacity.retry(
         retry=tenacity.retry_if_exception_type(Boom),
@@ -118,16 +120,14 @@ def with_tenacity(fn: Callable[[int], Any]) -> Callable[[int], Any]:
 
 def with_stamina(fn: Callable[[int], Any]) -> Callable[[int], Any]:
     """The same, with its hooks for metrics and logs taken out."""
-    import stamina
-    from stamina.instrumentation import set_on_retry_hooks
-
-    set_on_retry_hooks(())
+    stamina: Any = import_module("stamina")
+    import_module("stamina.instrumentation").set_on_retry_hooks(())
     return stamina.retry(on=Boom, attempts=4, timeout=None, wait_initial=0, wait_jitter=0, wait_max=0)(fn)
 
 
 def with_backoff(fn: Callable[[int], Any]) -> Callable[[int], Any]:
     """The same."""
-    import backoff
+    backoff: Any = import_module("backoff")
 
     return backoff.on_exception(backoff.constant, Boom, max_tries=4, interval=0, jitter=None)(fn)
 
@@ -196,11 +196,7 @@ def async_case(wrap: Wrap, failing: bool, count: int) -> Case:
 
 def installed(module: str, case: Case) -> Case | None:
     """The case, where the peer that it needs can be imported."""
-    try:
-        __import__(module)
-    except ImportError:
-        return None
-    return case
+    return case if find_spec(module) else None
 
 
 def table(options: Options, kind: str, failing: bool) -> Sequence[Goal]:

@@ -61,7 +61,7 @@ class Concurrency:
 
     async def acquire(self) -> None:
         """Take a place, as soon as there is one. Cancelled while it waits, it leaves the line."""
-        await self._places.take()
+        await self._places.take(None)
 
     def acquire_blocking(self, timeout: float | None = None) -> bool:
         """The same in a plain thread, which is blocked meanwhile. False: none within `timeout` seconds."""
@@ -77,7 +77,8 @@ def at_most(inner: Handler, concurrency: Concurrency) -> Handler:
     places = concurrency._places
 
     async def handle(run: Run) -> Outcome[Any]:
-        await places.take()
+        if not await places.take(run):
+            return run.ended_by_request(clock.current().now())
         try:
             return await inner(run)
         finally:
@@ -99,15 +100,16 @@ class _OnLoop:
     def wake(self) -> bool:
         """Let it go on. False: its loop is closed, so there is nobody to go on."""
         if asyncio._get_running_loop() is self.loop:
-            self._go_on()
+            self.go_on()
             return True
         try:
-            self.loop.call_soon_threadsafe(self._go_on)
+            self.loop.call_soon_threadsafe(self.go_on)
         except RuntimeError:
             return False
         return True
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """The same on its own loop: it finds out by itself whether it got a place."""
         if not self.future.done():
             self.future.set_result(None)
 
@@ -140,18 +142,27 @@ class Places:
         self.waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self._lock = threading.RLock()  # a coroutine that is thrown away may leave the line in the middle of this
 
-    async def take(self) -> None:
-        """Take a place, when there is one."""
+    async def take(self, run: Run | None) -> bool:
+        """Take a place for an attempt of `run`, when there is one. False: the run was asked to end before."""
         with self._lock:
             if self._take_now():
-                return
+                return True
             waiter = _OnLoop()
             self.waiters[waiter] = None
+        if run is not None:
+            run.wake = waiter.go_on
         try:
             await waiter.future
         except BaseException:
             self._leave(waiter)
             raise
+        finally:
+            if run is not None:
+                run.wake = None
+        if run is None or not run.final:
+            return True
+        self._leave(waiter)
+        return False
 
     def take_blocking(self, timeout: float | None) -> bool:
         """The same in a plain thread. False: the time was up first."""

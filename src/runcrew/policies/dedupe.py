@@ -135,6 +135,8 @@ class _Key:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Key):
             return NotImplemented
+        if self.value is other.value:
+            return True
         return guarded("the equality of a dedupe key", False, lambda: bool(self.value == other.value)) is True
 
 

@@ -185,6 +185,8 @@ async def carry_out(handler: Handler, run: Run) -> Any:
             run.ask_to_end(Status.CANCELLED, "its caller was cancelled")
             run.tell()
             raise
+    if isinstance(outcome, Outcome) and isinstance(outcome.error, GeneratorExit):
+        raise outcome.error  # the coroutine is thrown away
     if not isinstance(outcome, Outcome):
         raise ConfigError(f"middleware: a handler around {run.job.name} gave {outcome!r}, and should give an Outcome")
     return outcome.unwrap()

@@ -59,7 +59,7 @@ class Retrying:
             course.go_on_from(decided, last)
         if self.on_retry is not None or self.attempts is not None:
             course.told_to(self.on_retry, self.attempts)
-        task = asyncio.current_task()
+        task = _current_task()
         while not course.is_over(outcome, task):
             if course.delay is not None and not await course.pause(course.delay):
                 return run.ended_by_request(clock.current().now())
@@ -310,5 +310,12 @@ async def _sleep_unless_woken(run: Run, delay: float) -> bool:
 
 def being_cancelled() -> bool:
     """Whether somebody has asked the current task to end, and the request still stands."""
-    task = asyncio.current_task()
+    task = _current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # the coroutine is thrown away, and its loop is gone
+        return None
