@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 #: Real seconds that what a test started has to be gone after it. Only a test that leaves something waits at all.
 GRACE = 2.0
-#: A thread with no other code on its stack has nothing to do: it waits for work, or is about to end.
-IDLE_CODE = (str(Path("runcrew", "backends")), threading.__file__)
+#: Where a thread of a pool waits for work.
+PARKED = ("_park", str(Path("runcrew", "backends", "threads.py")))
 
 
 class LoopErrors(logging.Handler):
@@ -82,13 +82,14 @@ def counts(thread: threading.Thread) -> bool:
 
 
 def idle(thread: threading.Thread) -> bool:
-    """Whether a thread of ours only waits for work."""
+    """Whether a thread of ours waits for work, which it may do after a test."""
+    name, file = PARKED
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None:
-        if not any(part in frame.f_code.co_filename for part in IDLE_CODE):
-            return False
+        if frame.f_code.co_name == name and frame.f_code.co_filename.endswith(file):
+            return True
         frame = frame.f_back
-    return True
+    return False
 
 
 def child_processes() -> list[int]:

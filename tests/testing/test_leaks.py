@@ -8,14 +8,6 @@ import pytest
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
-#: How a thread of the library looks that has nothing to do: no code on its stack but that of the backends.
-IDLE = """
-import threading
-woken = threading.Event()
-names = {"woken": woken}
-exec(compile("def worker():\\n    woken.wait(1)", "x/runcrew/backends/threads.py", "exec"), names)
-"""
-
 
 @pytest.fixture
 def planted(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, loop_errors: list[str]) -> pytest.Pytester:
@@ -71,20 +63,19 @@ def test_a_busy_thread_of_ours_is_found(planted: pytest.Pytester) -> None:
     """A daemon thread of the library that is still doing a job is found, and one that waits for work is not."""
     found, said = outcomes(
         planted,
-        IDLE
-        + """
-def test_idle():
-    threading.Thread(target=names["worker"], name="runcrew-idle", daemon=True).start()
+        """
+        import threading
+        from runcrew.backends.threads import Threads
 
-def job():
-    woken.wait(0.2)
+        def test_idle():
+            Threads(1, name="runcrew-idle", idle="200ms").submit(print).result()
 
-def test_busy():
-    threading.Thread(target=job, name="runcrew-busy", daemon=True).start()
+        def test_busy():
+            Threads(1, name="runcrew-busy", idle=0).submit(threading.Event().wait, 0.2)
 
-def test_of_others():
-    threading.Thread(target=job, name="other", daemon=True).start()
-""",
+        def test_of_others():
+            threading.Thread(target=threading.Event().wait, args=(0.2,), name="other", daemon=True).start()
+        """,
     )
     assert {"passed": 3, "errors": 1} == found
     assert "Thread(runcrew-busy" in said
