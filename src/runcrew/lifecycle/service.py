@@ -33,7 +33,7 @@ _log: Final = logging.getLogger("runcrew")
 #: How long work that has been cancelled may take to end before it is reported as stuck.
 GRACE: Final = 1.0
 
-#: The services whose work this code is part of, innermost first; without those above them.
+#: The services whose work this code is part of, without those above them. Empty where we do our own work.
 _inside: ContextVar[tuple[BaseService, ...]] = ContextVar("runcrew_inside", default=())
 
 
@@ -53,6 +53,7 @@ class BaseService:
         self._generation = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.Context()
+        self._started_in: tuple[BaseService, ...] = ()
         self._begin_life()
 
     def _begin_life(self) -> None:
@@ -187,7 +188,8 @@ class BaseService:
         self._generation += 1
         self._begin_life()
         self._context = contextvars.copy_context()
-        self._context.run(_enter, self)
+        self._started_in = _inside.get()
+        self._context.run(_inside.set, ())  # what we do ourselves is nobody's work
         self._set_state(State.STARTING)
         try:
             ready = self._launch()
@@ -424,8 +426,14 @@ class BaseService:
 
     # --- small helpers ----------------------------------------------------------------
 
+    def _work_context(self) -> contextvars.Context:
+        """For a job or a hook: the context variables of whoever started this life, in a copy of its own."""
+        context = self._context.copy()
+        context.run(_inside.set, (self,))
+        return context
+
     def _hooks(self, jobs: list[Job]) -> list[Hook]:
-        return [Hook(self.name, job, self._context) for job in jobs]
+        return [Hook(self.name, job, self._work_context()) for job in jobs]
 
     def _epilogue(self) -> list[Hook]:
         """The hooks to run when the work has ended: none, where a supervisor that lives does it later."""
@@ -474,5 +482,14 @@ def _enter(service: BaseService) -> None:
 
 
 def is_inside(service: BaseService) -> bool:
-    """Whether this code is part of the work of `service`: a job, hook or sink of it, or of what lives below it."""
-    return any(service is one or service in one._ancestors() for one in _inside.get())
+    """Whether this code is part of the work of `service`: a job, hook or sink of it, or of what lives below it.
+
+    Or of what was started in such work, which may be waiting for it.
+    """
+    pending = list(_inside.get())
+    for one in pending:  # grows while it is walked
+        if one is service:
+            return True
+        above = () if one._parent is None else (one._parent,)
+        pending += [other for other in (*above, *one._started_in) if other not in pending]
+    return False

@@ -98,7 +98,7 @@ class JobService(BaseService):
         run = Run(self.job)
         run.cause, run.service, run.queued, run.on_ready = cause, self.name, clock.current().now(), on_ready
         self._meter.began()
-        self._execution = Execution(run, self._handler, self._run_ended, self._context.copy())
+        self._execution = Execution(run, self._handler, self._run_ended, self._work_context())
         _log.debug("%s: run %s begins", self.name, run.id, extra={"service": self.name, "run": run.id})
         if self.hub.wants(RunStarted):
             self.hub.emit(RunStarted(run.queued, self.name, run.id, cause))
@@ -112,8 +112,10 @@ class JobService(BaseService):
             outcome.reason = brief(message)
         self._settle(execution.run, outcome)
         if execution is not self._execution:
-            return  # it would not stop, and has been reported; the life that it belonged to is over
+            return  # it would not stop, and has been reported; another life has begun
         self._execution = None
+        if self._state.over:
+            return  # the same, and no other has
         if self._state is State.STOPPING:
             if outcome.status not in (Status.INTERRUPTED, Status.CANCELLED):
                 self._finished += 1
