@@ -30,6 +30,7 @@ from runcrew.errors import (
     RunInterrupted,
     RunSkipped,
     RunTimeout,
+    brief,
 )
 
 T_co = TypeVar("T_co", covariant=True)
@@ -181,7 +182,7 @@ class Outcome(Generic[T_co]):
         if self.status is Status.FAILED and isinstance(error, Exception):
             raise error
         if self.status is Status.FAILED:
-            raise JobCrashed(f"the job raised {type(error).__name__}: {error}", self) from error
+            raise JobCrashed(f"the job raised {brief(error)}", self) from error
         if self.status is Status.TIMED_OUT and isinstance(error, RunTimeout):
             error.outcome = self
             raise error
