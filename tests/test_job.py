@@ -35,7 +35,7 @@ def plain() -> None:
     """A plain one."""
 
 
-class Callable_:
+class Various:
     """Things that can be called, in several ways."""
 
     async def method(self) -> None:
@@ -55,7 +55,7 @@ class Plain:
         """Plain itself."""
 
 
-thing = Callable_()
+thing = Various()
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ thing = Callable_()
         (thing.method, True, "method"),
         (thing.plain, False, "plain"),
         (functools.partial(thing.method), True, "method"),
-        (thing, True, "Callable_"),
-        (functools.partial(thing), True, "Callable_"),
+        (thing, True, "Various"),
+        (functools.partial(thing), True, "Various"),
         (Plain(), False, "Plain"),
         (print, False, "print"),
         ([].append, False, "append"),
