@@ -79,8 +79,6 @@ async def test_a_life(make: Make) -> None:
     assert ["starting", "running", "stopping", "stopped"] * 2 == changes
 
 
-
-
 @every_kind
 @pytest.mark.virtual
 async def test_a_failed_service_can_be_started_again(make: Make) -> None:

@@ -90,5 +90,6 @@ async def _run_hook(hook: Hook, share: float, limit: Limit) -> BaseException | N
             execution.abandon(Status.INTERRUPTED, f"the hook had {text(share)}")
     if not ended:
         await asyncio.sleep(0)  # a hook that heeds its cancellation at once is gone when the next one begins
+    if not ended or ended[0].status is Status.INTERRUPTED:
         return TimeoutError(f"it did not end within its share of the time, {text(share)}")
     return None if ended[0].status is Status.SUCCEEDED else ended[0].error
