@@ -103,10 +103,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._advancing = 0
         self._is_stuck = False
         self._home = threading.get_ident()
-        self._own_descriptors = 0
         self._waiter = _Selector(self._wait)
         super().__init__(self._waiter)
-        self._own_descriptors = len(self._waiter.get_map())  # what wakes the loop from other threads
+        #: What wakes the loop from other threads.
+        self._own_descriptors = [key.fd for key in self._waiter.get_map().values()]
 
     # --- time -----------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _watches(self) -> list[int]:
         """The descriptors that somebody watches, without the loop's own."""
-        return [key.fd for key in self._waiter.get_map().values()][self._own_descriptors :]
+        return [key.fd for key in self._waiter.get_map().values() if key.fd not in self._own_descriptors]
 
     def _may_be_woken(self) -> bool:
         signals: Any = getattr(self, "_signal_handlers", None)
