@@ -104,8 +104,8 @@ def poll(target: Target, timeout: float, ports: dict[str, int], store: Store) ->
     """Ask once, keep what came of it, and tell it. A plain function: it runs in a thread."""
     run = rc.current_run()
     try:
-        # The socket gives up a little earlier than runcrew does, so that no thread has to be abandoned.
-        status, ms = probe.ask(target.url.format(**ports), timeout * 0.9)
+        # The socket gives up earlier than runcrew does, so that no thread has to be abandoned.
+        status, ms = probe.ask(target.url.format(**ports), timeout * 0.8)
     except Exception as error:
         answered = error.status if isinstance(error, probe.BadStatus) else None
         store.add(target.name, run, status=answered, ms=None, error=f"{type(error).__name__}: {error}")
