@@ -114,7 +114,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth < 8 and isinstance(value, Mapping):
-        pairs = cast("Mapping[Any, Any]", value)
+        pairs: Mapping[Any, Any] = value
         return {_text(key): _plain(item, depth + 1) for key, item in pairs.items()}
     if depth < 8 and isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in cast("list[Any]", value)]
