@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, Literal, cast, get_args
+from typing import Any, Final, Literal, get_args
 
 from runcrew import clock
 from runcrew.cli.safe import safe, safe_lines
@@ -113,11 +113,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
-    if depth < 8 and isinstance(value, Mapping):
-        pairs: Mapping[Any, Any] = value
-        return {_text(key): _plain(item, depth + 1) for key, item in pairs.items()}
-    if depth < 8 and isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in cast("list[Any]", value)]
+    kind = type(value)
+    if depth < 8 and issubclass(kind, Mapping):
+        return {_text(key): _plain(item, depth + 1) for key, item in value.items()}
+    if depth < 8 and issubclass(kind, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
     return _text(value)
 
 
