@@ -514,7 +514,7 @@ async def test_cancelling_run_again_kills() -> None:
 @pytest.mark.defect("D3.2", "D3.3")
 @pytest.mark.parametrize("how", ["run", "async with", "supervisor"])
 async def test_a_cancellation_never_hides_a_real_error(how: str) -> None:
-    """A caller that is cancelled gets the error that ended the service, also one raised while it was being cancelled."""
+    """A caller that is cancelled gets the error that ended the service, also one that was raised by its clean-up."""
     error = OSError("cannot clean up")
 
     async def job() -> None:

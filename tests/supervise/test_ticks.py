@@ -74,7 +74,7 @@ def test_the_grid_never_moves(every: float, first: float, late: float) -> None:
 def test_a_pending_tick_is_never_older_than_one_interval(every: float, first: float, late: float) -> None:
     """After a late run, what is made up for is less than one interval ago: never a burst of old ticks."""
     tick = Ticks(every).after(first, first + late)
-    assert tick.due > first + late - every * (1 + 1e-6)
+    assert tick.due > first + late - every * (1 + 1e-6) - 1e-6  # what floats of this size tell apart
 
 
 @given(spans, instants, st.floats(0, 1e6))
@@ -82,4 +82,4 @@ def test_after_a_pause_the_next_tick_is_still_to_come(every: float, first: float
     """What passed during a pause is neither run nor missed: the next tick is not in the past."""
     tick = Ticks(every).skip_to(first, first + late)
     assert 0 == tick.missed
-    assert tick.due >= first + late - every * 1e-6
+    assert tick.due >= first + late - every * 1e-6 - 1e-6
