@@ -8,7 +8,7 @@ from typing import Any
 
 from runcrew.abc import Service
 from runcrew.durations import text
-from runcrew.errors import Done, JobCrashed, ServiceStopped, StopTree, brief
+from runcrew.errors import Done, JobCrashed, ServiceStopped, ServiceStopping, StopTree, brief
 from runcrew.lifecycle import BaseService, Latch, State, StopReport, Stuck
 from runcrew.lifecycle.service import GRACE
 from runcrew.lifecycle.tasks import task_stack
@@ -18,6 +18,15 @@ from runcrew.supervise.service import JobService
 from runcrew.workers import Restarts
 
 
+class Census:
+    """How many children are not gone, and how many not up: kept as they change, so that asking costs nothing."""
+
+    __slots__ = ("living", "unready")
+
+    def __init__(self) -> None:
+        self.living = self.unready = 0
+
+
 class Child:
     """What a supervisor keeps of one child.
 
@@ -25,7 +34,13 @@ class Child:
     open whenever none of its lives is under way or about to be.
     """
 
-    def __init__(self, service: Service, name: str, depends_on: Sequence[str], on_failure: OnFailure) -> None:
+    def __init__(
+        self, service: Service, name: str, depends_on: Sequence[str], on_failure: OnFailure, census: Census
+    ) -> None:
+        self._census = census
+        self.up, self.gone = Latch(), Latch()
+        self.up.open()
+        self.gone.open()
         self.service = service
         self.name = name
         self.depends_on = tuple(depends_on)
@@ -39,14 +54,14 @@ class Child:
 
     def new_life(self, restarts: Restarts | None) -> None:
         """Forget what the last life of the supervisor has left."""
+        self.end()
+        self.up = Latch()
+        self._census.unready += 1
         self.restarts = restarts
         #: Retry state outlives a restart, and is of this child alone.
         self.attempts = MemoryAttempts()
         if isinstance(self.service, JobService):
             self.service.attempts = self.attempts
-        self.up = Latch()
-        self.gone = Latch()
-        self.gone.open()
         #: Whether it has been started at all; and whether it is, or has been, ready: what depends on it may start.
         self.begun = self.ready = False
         #: Whether we have cancelled the task, before it began to start the child.
@@ -70,10 +85,24 @@ class Child:
         if isinstance(self.service, JobService):
             self.service.attempts = None
 
+    def begin(self) -> None:
+        """A life is about to be under way."""
+        if self.gone.is_open:
+            self._census.living += 1
+            self.gone.close()
+
+    def let_others_start(self) -> None:
+        """Nobody has to wait for its readiness any longer."""
+        if not self.up.is_open:
+            self._census.unready -= 1
+            self.up.open()
+
     def end(self) -> None:
         """It has ended, and is not to be started again."""
-        self.gone.open()
-        self.up.open()
+        if not self.gone.is_open:
+            self._census.living -= 1
+            self.gone.open()
+        self.let_others_start()
 
     # --- one life -----------------------------------------------------------------------
 
@@ -102,9 +131,9 @@ class Child:
         return End.STOP_TREE if self._stops_tree() else End.WELL
 
     def _stopped_first(self, error: BaseException) -> bool:
-        """Whether its start was cut short by a stop, which is no failure."""
-        ours = isinstance(self.service, BaseService) and self.service.state is State.STOPPED
-        return ours and isinstance(error, ServiceStopped)
+        """Whether its start was cut short by a stop, or came in the middle of one: that is no failure."""
+        ours = isinstance(self.service, BaseService) and self.service.state in (State.STOPPING, State.STOPPED)
+        return ours and isinstance(error, ServiceStopped | ServiceStopping)
 
     def failed(self, error: BaseException) -> End:
         """What it means that this error ended the child."""

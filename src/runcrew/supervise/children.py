@@ -9,7 +9,7 @@ from typing import Any, Final
 from runcrew.abc import Service
 from runcrew.errors import AlreadyStarted, ConfigError
 from runcrew.lifecycle import BaseService
-from runcrew.supervise.child import Child
+from runcrew.supervise.child import Census, Child
 from runcrew.supervise.graph import Graph, check, check_circle
 
 _log: Final = logging.getLogger("runcrew")
@@ -21,6 +21,18 @@ class Children(dict[str, Child]):
     def __init__(self, of: BaseService) -> None:
         super().__init__()
         self._of = of
+        self.census = Census()
+        self._by_service: dict[int, Child] = {}
+
+    def __setitem__(self, name: str, child: Child) -> None:
+        super().__setitem__(name, child)
+        self._by_service[id(child.service)] = child
+
+    def __delitem__(self, name: str) -> None:
+        child = self[name]
+        child.end()  # it counts no longer
+        del self._by_service[id(child.service)]
+        super().__delitem__(name)
 
     def named(self, name: str) -> Child:
         """The child of this name. Raises KeyError, with the names that there are."""
@@ -30,7 +42,7 @@ class Children(dict[str, Child]):
 
     def with_service(self, service: Service) -> Child | None:
         """The child that is this service, or None."""
-        return next((child for child in self.values() if child.service is service), None)
+        return self._by_service.get(id(service))
 
     def ours(self) -> Iterator[tuple[Child, BaseService]]:
         """Those whose services are of our own kind."""
@@ -62,8 +74,9 @@ class Children(dict[str, Child]):
             raise ConfigError(f"{name} is a child of {of.name} already: it cannot run twice at a time")
         if isinstance(service, BaseService):
             self._check_ours(service, name)
-        graph: Graph = {**self.graph(), name: needs}
-        (check if complete else check_circle)(graph, of.name)
+        if needs:  # one that needs nobody closes no circle
+            graph: Graph = {**self.graph(), name: needs}
+            (check if complete else check_circle)(graph, of.name)
 
     def _check_ours(self, service: BaseService, name: str) -> None:
         of = self._of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 from itertools import pairwise
 
 from runcrew.errors import ConfigError
@@ -32,28 +33,25 @@ def find_cycle(graph: Graph) -> list[str]:
     """A way that leads from a name back to itself, or nothing."""
     cleared: dict[str, bool] = {}
     for start in graph:
-        way: list[str] = []
-        cycle = _walk(graph, start, way, cleared)
-        if cycle:
+        if start not in cleared and (cycle := _walk(graph, start, cleared)):
             return cycle
     return []
 
 
-def _walk(graph: Graph, start: str, way: list[str], cleared: dict[str, bool]) -> list[str]:
+def _walk(graph: Graph, start: str, cleared: dict[str, bool]) -> list[str]:
     # Depth first with a stack of its own, so that a long chain of dependencies meets no recursion limit.
-    stack = [(start, iter(graph[start]))]
-    way.append(start)
-    while stack:
-        _, needs = stack[-1]
-        need = next(needs, None)
+    way = {start: iter(graph[start])}
+    while way:
+        name = next(reversed(way))
+        need = next(way[name], None)
         if need is None:
-            stack.pop()
-            cleared[way.pop()] = True
+            del way[name]
+            cleared[name] = True
         elif need in way:
-            return [*way[way.index(need) :], need]
+            names = list(way)
+            return [*names[names.index(need) :], need]
         elif need not in cleared:
-            way.append(need)
-            stack.append((need, iter(graph[need])))
+            way[need] = iter(graph[need])
     return []
 
 
@@ -83,14 +81,14 @@ def _start_order(graph: Graph) -> list[str]:
         for need in needs:
             dependents[need].append(name)
     order: list[str] = []
-    ready = [name for name, count in waits.items() if count == 0]
     place = {name: index for index, name in enumerate(graph)}
+    names = list(graph)
+    ready = [place[name] for name, count in waits.items() if count == 0]  # in order, so it is a heap
     while ready:
-        ready.sort(key=place.__getitem__, reverse=True)
-        name = ready.pop()
+        name = names[heappop(ready)]
         order.append(name)
         for dependent in dependents[name]:
             waits[dependent] -= 1
             if waits[dependent] == 0:
-                ready.append(dependent)
+                heappush(ready, place[dependent])
     return order

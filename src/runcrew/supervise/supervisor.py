@@ -123,7 +123,7 @@ class Supervisor(BaseService):
         if self._state is State.STOPPING:
             raise ServiceStopping(f"{self.name} is stopping and takes no new child")
         chosen = on_failure or getattr(service, "on_failure", None) or self._on_failure
-        child = self._children[name] = Child(service, name, depends_on, check_on_failure(chosen))
+        child = self._children[name] = Child(service, name, depends_on, check_on_failure(chosen), self._children.census)
         child.adopt(self)
         if self._state.alive:
             child.new_life(Restarts(self._intensity, self._backoff))
@@ -223,7 +223,7 @@ class Supervisor(BaseService):
         self._follow(child, self._live(child))
 
     def _follow(self, child: Child, coro: Coroutine[Any, Any, End]) -> None:
-        child.gone.close()
+        child.begin()
         child.task = spawn(coro, f"{self.name}-{child.name}", self._context)
         child.task.add_done_callback(partial(self._ended, child), context=self._context)
 
@@ -240,11 +240,11 @@ class Supervisor(BaseService):
 
     def _child_ready(self, child: Child) -> None:
         child.ready = True
-        child.up.open()
+        child.let_others_start()
         self._check_ready()
 
     def _check_ready(self) -> None:
-        if self._state is State.STARTING and all(child.up.is_open for child in self._children.values()):
+        if self._state is State.STARTING and not self._children.census.unready:
             self._is_ready()
 
     def _child_starts(self, child: BaseService) -> None:
@@ -362,7 +362,7 @@ class Supervisor(BaseService):
             self._never_started += 1
 
     def _check_quiet(self) -> None:
-        if any(child.removal is not None or not child.gone.is_open for child in self._children.values()):
+        if self._children.census.living or any(child.removal is not None for child in self._children.values()):
             return
         if self._state is State.STOPPING or not self._keep_open:
             self._work_ended()
