@@ -113,7 +113,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
-    kind = type(value)
+    kind: type[Any] = type(value)
     if depth < 8 and issubclass(kind, Mapping):
         return {_text(key): _plain(item, depth + 1) for key, item in value.items()}
     if depth < 8 and issubclass(kind, (list, tuple)):
