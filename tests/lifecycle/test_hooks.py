@@ -104,7 +104,7 @@ async def test_stopping_hooks_come_before_anything_is_cancelled_and_stopped_hook
 @pytest.mark.parity("T3.27", "T3.57", "T3.58", "E3.15")
 @pytest.mark.parametrize("end", ["success", "failure", "cancellation", "stop", "kill"])
 async def test_stopped_hooks_come_on_every_kind_of_end_in_reverse_order(end: str) -> None:
-    """When all children have ended, however it came, their hooks are called, the last added first, the root's at last."""
+    """When all children have ended, however it came, their hooks are called, last added first, the root at last."""
     said: list[str] = []
 
     async def job() -> None:

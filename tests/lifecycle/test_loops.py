@@ -176,7 +176,7 @@ def test_the_same_on_a_real_loop(make: Make, loop_errors: list[str], caplog: pyt
 @every_kind
 @pytest.mark.parametrize("call", ["start", "stop", "kill", "wait", "run"])
 def test_a_life_whose_loop_is_gone_is_over(make: Make, call: str) -> None:
-    """The first call on another loop settles the old life: a start begins a new one, everything else gets its report."""
+    """The first call on another loop settles the old life: a start begins a new one, all else gets its report."""
     service = make()
     run_virtual(left_running(service, 1))
 

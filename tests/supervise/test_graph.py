@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -74,7 +75,7 @@ def test_a_circle_is_found_wherever_it_is(graph: dict[str, list[str]], chance: r
     graph[chance.choice(graph[name])] = [name]
     way = find_cycle(graph)
     assert way[0] == way[-1]
-    assert all(b in graph[a] for a, b in zip(way, way[1:], strict=False))
+    assert all(b in graph[a] for a, b in pairwise(way))
 
 
 @given(acyclic())

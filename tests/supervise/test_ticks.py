@@ -62,7 +62,7 @@ def test_a_fixed_delay_waits_a_whole_interval_after_each_run() -> None:
 
 @given(spans, instants, st.floats(0, 1e6))
 def test_the_grid_never_moves(every: float, first: float, late: float) -> None:
-    """At a fixed rate each tick is the first plus a whole number of intervals, and the count of missed ones is exact."""
+    """At a fixed rate each tick is the first plus a whole number of intervals, and the count of the missed is exact."""
     tick = Ticks(every).after(first, first + late)
     steps = (tick.due - first) / every
     assert math.isclose(steps, round(steps), abs_tol=1e-3)
