@@ -245,18 +245,84 @@ def test_start_and_stop_in_any_order() -> None:
         guard.start()
 
 
-def test_a_loop_that_closes_ends_the_watch() -> None:
-    """A guard that nobody stopped ends with its loop."""
+@pytest.mark.parametrize("asked", [None, 0.0])
+def test_a_loop_that_closes_ends_the_watch(asked: float | None) -> None:
+    """A guard that nobody stopped ends with its loop, without a word, also where an answer was still to come."""
+    reports = Reports()
+    guard = LoopGuard("10ms", reports)
+    loop = asyncio.new_event_loop()
 
-    async def main() -> None:
-        LoopGuard("2ms").start()
-        await asyncio.sleep(0)
+    async def start() -> None:
+        guard.start()
 
-    asyncio.run(main())
+    loop.run_until_complete(start())
+    assert guard._watch is not None
+    guard._watch._asked = asked
+    loop.close()
     ends = time.monotonic() + 5
     while guards() and time.monotonic() < ends:
         time.sleep(0.001)
     assert [] == guards()
+    assert [] == reports.seen
+
+
+@pytest.mark.parametrize(("looked", "told"), [(1800, 1), (5000, 0)])
+def test_time_in_which_nobody_could_run_counts_for_nothing(looked: float, told: int) -> None:
+    """Where the guard's thread itself came late, and the loop's did not work, the process stood still: no blockage."""
+    reports = Reports()
+
+    async def main() -> None:
+        guard = LoopGuard("1h", reports)
+        guard.start()
+        watch = guard._watch
+        assert watch is not None
+        now = time.monotonic()
+        watch._asked, watch._looked = now - 5000, now - looked
+        thread = threading.Thread(target=watch._look)
+        thread.start()
+        thread.join()
+        guard.stop()
+
+    asyncio.run(main())
+    assert told == len(reports.seen)
+
+
+def test_a_loop_about_to_answer_is_not_accused() -> None:
+    """A loop that is found in its own code, between two callbacks, is not blocked, however long ago it was asked."""
+    reports = Reports()
+
+    async def main() -> None:
+        guard = LoopGuard("1h", reports)
+        guard.start()
+        watch = guard._watch
+        assert watch is not None
+
+        def tell() -> None:
+            time.sleep(0.03)  # until the loop waits
+            watch._tell(5000)
+
+        await asyncio.to_thread(tell)
+        guard.stop()
+
+    asyncio.run(main())
+    assert [] == reports.seen
+
+
+def test_a_loop_that_does_not_run_is_not_blocked() -> None:
+    """Between two runs of a loop nobody waits for it: what its thread does then is no blockage."""
+    reports = Reports()
+    guard = LoopGuard("10ms", reports)
+    loop = asyncio.new_event_loop()
+
+    async def start() -> None:
+        guard.start()
+
+    loop.run_until_complete(start())
+    time.sleep(0.05)
+    loop.run_until_complete(asyncio.sleep(0.001))
+    guard.stop()
+    loop.close()
+    assert [] == reports.seen
 
 
 def test_an_idle_loop_is_hardly_woken() -> None:

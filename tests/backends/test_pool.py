@@ -490,6 +490,82 @@ def test_calls_begin_in_order(new: Callable[..., Threads]) -> None:
     assert list(range(0, 300, 2)) == order
 
 
+# --- the moments in which a call could be missed ------------------------------------------------
+
+
+def slipped_in(pool: Threads) -> Call[int]:
+    """A call that is put into the queue by somebody who saw no reason to send a thread."""
+    call = Call(pool, None, contextvars.copy_context(), clocks.current(), abs, (-1,))
+    pool._queue.append(call)
+    return call
+
+
+def test_a_call_that_comes_while_a_thread_parks_is_seen(new: Callable[..., Threads]) -> None:
+    """A call that was put in just before the thread was to be seen among the parked ones does not wait for another."""
+    pool = new(1)
+    calls: list[Call[int]] = []
+
+    class Parked(list[Any]):
+        def append(self, worker: Any) -> None:
+            if not calls:
+                calls.append(slipped_in(pool))
+            super().append(worker)
+
+    pool._parked = Parked()
+    assert 2 == pool.submit(abs, -2).result()
+    while not calls:
+        pass
+    assert 1 == calls[0].result(timeout=5)
+
+
+def test_a_call_that_comes_while_a_thread_leaves_is_seen(new: Callable[..., Threads]) -> None:
+    """A call that was put in while the only place was still held by a thread about to end gets a thread of its own."""
+    pool = new(1, idle=0)
+    calls: list[Call[int]] = []
+    lock = pool._lock
+
+    class Lock:
+        def __enter__(self) -> None:
+            if not calls and threading.current_thread().name.startswith("runcrew-"):
+                calls.append(slipped_in(pool))
+            lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            lock.release()
+
+    pool._lock = Lock()  # type: ignore[assignment]
+    assert 2 == pool.submit(abs, -2).result()
+    while not calls:
+        pass
+    assert 1 == calls[0].result(timeout=5)
+
+
+def test_a_call_that_ends_while_a_waiter_is_made_is_seen(
+    new: Callable[..., Threads], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call whose end falls between the look at it and the waiting for it does not leave the task waiting."""
+    pool, gate = new(1), Gate()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call = pool.submit(gate, 3)
+        real = loop.create_future
+
+        def create() -> Any:
+            gate.open.set()
+            while call.ended is None:
+                pass
+            return real()
+
+        monkeypatch.setattr(loop, "create_future", create)
+        waiting = call.__await__()
+        with pytest.raises(StopIteration) as done:
+            next(waiting)
+        assert 3 == done.value.value
+
+    asyncio.run(main())
+
+
 # --- leaving ------------------------------------------------------------------------------
 
 
@@ -542,44 +618,63 @@ def test_shed_ends_idle_threads_at_once(new: Callable[..., Threads]) -> None:
     asyncio.run(main())
 
 
-def test_nothing_of_a_call_is_kept(new: Callable[..., Threads]) -> None:
-    """After a call has ended and its handle is gone, function, arguments, result, error and context are collected."""
-    pool = new(1)
+class Thing:
+    """Something that can be looked for."""
 
-    class Thing:
-        pass
 
-    class Oops(Exception):
-        pass
+class Oops(Exception):
+    """An error that can be looked for."""
 
+
+def succeed(thing: Thing) -> Thing:
+    """Give something new."""
+    return Thing()
+
+
+def fail(thing: Thing) -> Thing:
+    """Raise something new."""
+    raise Oops
+
+
+@pytest.mark.parametrize("how", ["succeed", "fail", "take back", "give up"])
+def test_nothing_of_a_call_is_kept(how: str, new: Callable[..., Threads]) -> None:
+    """After a call the pool keeps neither function, arguments, context, result nor error; nor does its handle of those
+    that went in.
+    """
+    pool, gate = new(1), Gate()
     variable: contextvars.ContextVar[Thing] = contextvars.ContextVar("variable")
-
-    def work(thing: Thing) -> Thing:
-        return Thing()
-
-    def fail(thing: Thing) -> None:
-        raise Oops
-
-    seen: list[weakref.ref[Any]] = []
+    went_in: list[weakref.ref[Any]] = []
+    came_out: list[weakref.ref[Any]] = []
+    handles: list[Call[Any]] = []
 
     async def use() -> None:
-        argument, function, bad = Thing(), functools.partial(work), Thing()
-        value = Thing()
-        variable.set(value)
-        result = await pool.submit(function, argument)
-        try:
-            await pool.submit(fail, bad)
-        except Oops as error:
-            seen.append(weakref.ref(error))
-        taken = pool.submit(function, bad)
-        taken.abandon()
-        seen.extend(weakref.ref(each) for each in (argument, function, result, bad, value))
+        argument, seen = Thing(), Thing()
+        variable.set(seen)
+        function = functools.partial(fail if how == "fail" else succeed)
+        went_in.extend(map(weakref.ref, (argument, seen, function)))
+        if how == "take back":
+            handles.append(pool.submit(function, argument))
+            assert handles[0].abandon() or handles[0].ended is not None
+        elif how == "give up":
+            handles.append(pool.submit(lambda: gate(function(argument))))
+            await gate.wait_begun()
+            assert handles[0].abandon()
+        else:
+            handles.append(pool.submit(function, argument))
+            try:
+                came_out.append(weakref.ref(await handles[0]))
+            except Oops as error:
+                came_out.append(weakref.ref(error))
 
     async def main() -> None:
         await asyncio.create_task(use())
+        gate.open.set()
         await until(lambda: pool.stats().idle == 1)
-        await asyncio.sleep(0)
-        assert [None] * 6 == [each() for each in seen]
+        if how == "fail":
+            handles.clear()  # it has the error, and that one the frame that it was raised in
+        await until(lambda: not any(each() for each in went_in))
+        handles.clear()
+        assert not any(each() for each in came_out)
 
     gc.disable()  # no reference cycles either: it is gone at once
     try:
@@ -591,9 +686,6 @@ def test_nothing_of_a_call_is_kept(new: Callable[..., Threads]) -> None:
 def test_a_running_call_keeps_nothing_of_the_last_one(new: Callable[..., Threads]) -> None:
     """While a thread is busy with a long call, the result of the one before is not held."""
     pool, gate = new(1), Gate()
-
-    class Thing:
-        pass
 
     async def main() -> None:
         seen = weakref.ref(await pool.submit(Thing))
@@ -722,8 +814,10 @@ def test_an_abandoned_call_goes_on_alone(new: Callable[..., Threads]) -> None:
         call = pool.submit(stuck)
         await gate.wait_begun()
         waiter = asyncio.create_task(wait(call))
+        behind = pool.submit(identity, 1)
         await asyncio.sleep(0)
         assert call.abandon()
+        assert 1 == await behind
         assert not call.abandon()
         assert not call.cancel()
         await waiter

@@ -100,31 +100,35 @@ class _Watch:
     def _run(self) -> None:
         while not SYSTEM.block(self._threshold / 2, self._over):
             try:
+                if self.loop.is_closed():
+                    return
                 self._look()
-            except (RuntimeError, OSError):  # the loop is closed, or its thread has ended
+            except (RuntimeError, OSError):  # it was closed this moment, or its thread has ended
                 return
 
     def _look(self) -> None:
         now, used = SYSTEM.monotonic(), self._cpu()
         passed, worked = now - self._looked, used - self._used
         self._looked, self._used = now, used
-        if self._asked is None:
-            self._reported = False
-            if passed >= self._threshold and worked >= self._threshold:
+        if passed >= self._threshold:  # this thread could not run either
+            if worked >= self._threshold and not self._reported:
                 self._tell(worked)
+            elif self._asked is not None:
+                self._asked += passed - self._threshold / 2  # nor could the loop's: that time is not its own
+        if self._asked is None:
             self._asked = now
             self.loop.call_soon_threadsafe(self._answer)
         elif not self._reported and now - self._asked >= self._threshold:
             self._tell(now - self._asked)
 
     def _answer(self) -> None:
-        self._asked = None
+        self._asked, self._reported = None, False
 
     def _tell(self, lasted: float) -> None:
         frame = sys._current_frames().get(self._home)
         task = asyncio.current_task(self.loop)
-        if frame is None or (task is None and _is_idle(frame)):
-            return  # it was the whole process that stood still, and the loop is about to answer
+        if frame is None or not self.loop.is_running() or (task is None and _is_idle(frame)):
+            return  # nobody is at work on it: it does not run just now, or is about to answer
         job = _job_name(frame, task)
         stack = "".join(traceback.format_stack(frame, limit=_FRAMES))
         self._reported = True

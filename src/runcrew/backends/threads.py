@@ -293,11 +293,7 @@ class Threads:
         with self._lock:
             if wanted is None:
                 self._dead -= 1
-            elif self._too_many():
-                del self._workers[me]
-                self._look_for_room()
-                return False
-            return True
+            return me in self._workers
 
     def _leave(self, me: _Worker) -> None:
         with self._lock:
@@ -364,7 +360,7 @@ class Threads:
         with self._lock:
             if not call._give_up(given_up()):
                 return False
-            thread = next((w.thread.name for w in self._workers if w.call is call), "?")
+            thread = next((w.thread.name for w in list(self._workers) if w.call is call), "?")
             self._abandoned[call] = AbandonedCall(name, thread, call._clock.now())
             self._look_for_room()
         return True
@@ -379,9 +375,12 @@ class Threads:
                 _log.exception("on_stalled of the threads %r failed", self.name)
 
     def _came_back(self, call: Call[Any], value: Any, error: BaseException | None) -> None:
-        """A call that had been given up has ended after all, in this thread."""
+        """A call that had been given up has ended after all, in this thread, which goes if it was replaced."""
         with self._lock:
             given = self._abandoned.pop(call, None)
+            mine = [worker for worker in list(self._workers) if worker.call is call]
+            if mine and self._too_many():
+                del self._workers[mine[0]]
             self._look_for_room()
         if error is None and isinstance(value, Outcome):
             error = value.error
