@@ -139,6 +139,17 @@ def test_the_second_signal_kills(run: Start, name: str, word: str) -> None:
     program.wait_for("SIGINT again: killing")
 
 
+def test_a_signal_after_the_end_changes_nothing(run: Start) -> None:
+    """When the crew has ended, further signals do not change the code, whenever they come."""
+    program = run("polite")
+    program.signal()
+    program.wait_for("shop stopped in")
+    while program.process.poll() is None:
+        program.signal(signal.SIGINT)
+    assert 0 == program.end(), program.said
+    assert "Traceback" not in program.said
+
+
 def test_the_third_signal_exits_at_once(run: Start) -> None:
     """A job that ignores its cancellation does not keep the process from ending at the third signal."""
     program = run("stuck")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,14 +18,17 @@ Invoke = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """After a test, modules, the path to look for them and the set-up of logging are what they were."""
+    """After a test, modules, the path to look for them, the set-up of logging and signals are what they were."""
     root, own = logging.getLogger(), logging.getLogger("runcrew")
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     modules, path = dict(sys.modules), list(sys.path)
     handlers, level, own_level = list(root.handlers), root.level, own.level
     yield
     for name in [name for name in sys.modules if name not in modules]:
         if not name.startswith("runcrew."):
             del sys.modules[name]
+    for number, handler in signals.items():
+        signal.signal(number, handler)
     sys.path[:] = path
     root.handlers[:] = handlers
     root.setLevel(level)

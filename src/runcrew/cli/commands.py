@@ -170,13 +170,42 @@ def _run(service: BaseService, grace: float, talk: Talk) -> NoReturn:
     from runcrew.cli.safe import safe_lines
     from runcrew.program import run_with_report
 
+    ended = _heed_signals_around(service)
     code, report = run_with_report(service, grace=grace)
+    ended.append(int(code))
     if report is not None and talk.form == "json":
         level = logging.WARNING if code else logging.INFO
         logging.getLogger("runcrew").log(level, "%s stopped", report.service, extra=report_fields(report, int(code)))
     elif report is not None:
         click.echo(safe_lines(str(report)), err=True)
     sys.exit(int(code))
+
+
+def _heed_signals_around(service: BaseService) -> list[int]:
+    """Decide what a signal does before the service hears signals, and after its end: the process ends at once.
+
+    Without this, a second Ctrl-C that comes when all has ended would turn a clean end into a failure. Put
+    the exit code into the list that is given, as soon as it is known.
+    """
+    import os
+    import signal
+    import threading
+
+    ended: list[int] = []
+
+    def hurry(number: int, _: object) -> None:
+        if service.state.over and not ended:
+            return  # its code will be known in a moment
+        try:
+            sys.stdout.flush()
+        except Exception:  # nobody reads it, or it is being written to just now
+            pass
+        os._exit(ended[0] if ended else 128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, hurry)
+    return ended
 
 
 def _refuse(error: ConfigError, talk: Talk) -> NoReturn:

@@ -113,10 +113,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
-    kind: type[Any] = type(value)
-    if depth < 8 and issubclass(kind, Mapping):
+    if depth < 8 and issubclass(type(value), Mapping):
         return {_text(key): _plain(item, depth + 1) for key, item in value.items()}
-    if depth < 8 and issubclass(kind, (list, tuple)):
+    if depth < 8 and issubclass(type(value), (list, tuple)):
         return [_plain(item, depth + 1) for item in value]
     return _text(value)
 
