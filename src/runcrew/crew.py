@@ -44,7 +44,7 @@ class Crew(Supervisor):
         self,
         name: str = "crew",
         *,
-        on_failure: OnFailure = "stop",
+        on_failure: OnFailure | None = None,
         intensity: Intensity | None = None,
         backoff: Backoff | None = None,
         timeout: Duration | None = None,
@@ -63,16 +63,19 @@ class Crew(Supervisor):
 
         loop_block: a call that keeps the event loop busy for longer than this is reported with its job's
             name and stack, in the log and as `events.LoopBlocked`; None: no watching.
-        on_failure, intensity, backoff, keep_open, stop_timeout and the hooks: see `Supervisor`. At a stop the
-            children stop together, each after those that depend on it.
+        on_failure: for children that do not say it themselves. None: "restart" for those that `interval` declares,
+            "stop" for all others.
+        intensity, backoff, keep_open, stop_timeout and the hooks: see `Supervisor`. At a stop the children
+            stop together, each after those that depend on it.
         Raises ConfigError for bad values.
         """
         super().__init__(
-            name=name, on_failure=on_failure, intensity=intensity, backoff=backoff, keep_open=keep_open,
+            name=name, on_failure=on_failure or "stop", intensity=intensity, backoff=backoff, keep_open=keep_open,
             stop_timeout=stop_timeout, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout,
         )  # fmt: skip
         optional(timeout, "timeout", zero=False)
         optional(deadline, "deadline", zero=False)
+        self._on_failure_given = on_failure
         self._timeout, self._deadline = timeout, deadline
         self._middleware, self._backend = tuple(middleware), backend
         span = optional(loop_block, "loop_block", zero=False)
@@ -93,7 +96,7 @@ class Crew(Supervisor):
         delay: Duration | None = None,
         drain: Literal["cancel", "finish"] = "cancel",
         ready: Ready = "started",
-        on_failure: OnFailure = "stop",
+        on_failure: OnFailure | None = None,
         retry: Rules = (),
         timeout: Duration | Unset | None = Unset.UNSET,
         deadline: Duration | Unset | None = Unset.UNSET,
@@ -130,7 +133,7 @@ class Crew(Supervisor):
         first: First = "now",
         jitter: Duration | None = None,
         delay: Duration | None = None,
-        on_failure: OnFailure = "restart",
+        on_failure: OnFailure | None = None,
         retry: Rules = (),
         timeout: Duration | Unset | None = Unset.UNSET,
         deadline: Duration | Unset | None = Unset.UNSET,
@@ -144,14 +147,15 @@ class Crew(Supervisor):
     ) -> Callable[[F], F]:
         """Decorator: the function is a child that is run every so often. See `Interval` for the options.
 
-        A permanent error restarts it here, with backoff, 5 times in 60 s (the crew's `intensity`); then the
-        crew ends. The function itself is returned unchanged. depends_on: children that must be ready first.
+        Unless the crew or the decorator says otherwise, a permanent error restarts it, with backoff, 5 times in
+        60 s (the crew's `intensity`); then the crew ends. The function itself is returned unchanged.
+        depends_on: children that must be ready first.
         """
         if callable(every):
             raise ConfigError(f'every: {every!r} is a function: write @crew.interval("10s"), with the interval')
         options = self._with_defaults(
             {
-                "name": name, "mode": mode, "first": first, "jitter": jitter, "delay": delay, "on_failure": on_failure,
+                "name": name, "mode": mode, "first": first, "jitter": jitter, "delay": delay, "on_failure": on_failure or self._on_failure_given or "restart",
                 "retry": retry, "timeout": timeout, "deadline": deadline, "concurrency": concurrency, "dedupe": dedupe,
                 "middleware": middleware, "backend": backend, "on_stopping": on_stopping, "on_stopped": on_stopped,
                 "hooks_timeout": hooks_timeout,

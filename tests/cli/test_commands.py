@@ -116,7 +116,7 @@ def test_check_prints_the_tree(invoke: Invoke, tree: None) -> None:
         "├── serve  OneShot, once, delayed by 2s, on failure: stop, after migrate",
         "│       loop",
         "├── feeds  Supervisor, on failure: stop, after migrate, serve",
-        "│   └── poll  Interval, pausing 1m, first after one interval, on failure: stop",
+        "│   └── poll  Interval, pausing 1m, first after one interval, on failure: isolate",
         "│           loop",
         "└── poll2  Interval, every 1m 30s, on failure: restart",
         "        retry net 5x constant 2s",

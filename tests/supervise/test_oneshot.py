@@ -355,7 +355,7 @@ def test_what_is_no_job_is_refused(job: Any) -> None:
         ({"ready": "soon"}, "ready: 'soon' is not one of"),
         ({"ready": True}, "ready: True is not one of"),
         ({"on_failure": "ignore"}, "on_failure: 'ignore' is not one of"),
-        ({"on_failure": None}, "on_failure: None is not one of"),
+        ({"on_failure": True}, "on_failure: True is not one of"),
         ({"retry": OSError}, "retry: OSError is no rule"),
         ({"retry": [OSError]}, "retry: OSError is no rule"),
         ({"retry": "always"}, "retry: 'always' is no rule"),

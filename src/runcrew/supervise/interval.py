@@ -36,7 +36,7 @@ class Interval(JobService):
         first: First = "now",
         jitter: Duration | None = None,
         delay: Duration | None = None,
-        on_failure: OnFailure = "stop",
+        on_failure: OnFailure | None = None,
         retry: Rules = (),
         timeout: Duration | None = None,
         deadline: Duration | None = None,

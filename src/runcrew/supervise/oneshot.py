@@ -32,7 +32,7 @@ class OneShot(JobService):
         delay: Duration | None = None,
         drain: Literal["cancel", "finish"] = "cancel",
         ready: Ready = "started",
-        on_failure: OnFailure = "stop",
+        on_failure: OnFailure | None = None,
         retry: Rules = (),
         timeout: Duration | None = None,
         deadline: Duration | None = None,
@@ -51,7 +51,8 @@ class OneShot(JobService):
         drain: on a stop, "cancel" the run and give it the stop's time to clean up, or let it "finish".
         ready: `start()` returns when the run has "started" (default), has "succeeded" (a migration that
             others depend on), or when the job calls `rc.current_run().ready()` ("signal": a server).
-        on_failure: what a supervisor does on its permanent error: "stop" all, "isolate" it, "restart" it.
+        on_failure: what a supervisor does on its permanent error: "stop" all, "isolate" it, "restart" it;
+            None: what that says for all of its children ("stop", if it says nothing).
         retry: rules, the first that matches an error decides; none: every error is permanent.
         timeout: for each attempt, from its start. deadline: for the whole run, from its acceptance,
             pauses included. None: none.

@@ -62,15 +62,15 @@ class JobService(BaseService):
         name: str | None,
         options: Options,
         backend: str | Backend | None,
-        on_failure: OnFailure,
+        on_failure: OnFailure | None,
         on_stopping: Hooks,
         on_stopped: Hooks,
         hooks_timeout: Duration,
     ) -> None:
         self.job = Job(fn, name)
         super().__init__(self.job.name, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout)
-        #: What a supervisor does when this service fails for good.
-        self.on_failure = check_on_failure(on_failure)
+        #: What a supervisor does when this service fails for good; None: what it does for all.
+        self.on_failure = None if on_failure is None else check_on_failure(on_failure)
         #: Where a supervisor keeps retry state over restarts; None: fresh in every run.
         self.attempts: AttemptStore | None = None
         where = choose(self.job, backend, services())

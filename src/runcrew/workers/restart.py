@@ -8,6 +8,7 @@ starts from the beginning again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from runcrew.durations import Duration, seconds, text
@@ -74,7 +75,7 @@ class Restarts:
         if self._count > limit:
             return GiveUp(f"it has failed more often than is borne: {within}")
         try:
-            delay = self._backoff.delay(int(before))
+            delay = self._backoff.delay(math.ceil(before - 1e-9))
         except ConfigError as error:
             return GiveUp(str(error), error)
         self.total += 1
