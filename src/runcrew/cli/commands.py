@@ -187,6 +187,8 @@ def _heed_signals_around(service: BaseService) -> list[int]:
     Without this, a second Ctrl-C that comes when all has ended would turn a clean end into a failure. Put
     the exit code into the list that is given, as soon as it is known.
     """
+    import atexit
+    import contextlib
     import os
     import signal
     import threading
@@ -196,15 +198,14 @@ def _heed_signals_around(service: BaseService) -> list[int]:
     def hurry(number: int, _: object) -> None:
         if service.state.over and not ended:
             return  # its code will be known in a moment
-        try:
+        with contextlib.suppress(Exception):  # nobody reads it, or it is being written to just now
             sys.stdout.flush()
-        except Exception:  # nobody reads it, or it is being written to just now
-            pass
         os._exit(ended[0] if ended else 128 + number)
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, hurry)
+            atexit.register(signal.signal, number, signal.SIG_IGN)  # the interpreter is about to forget ours
     return ended
 
 
