@@ -155,7 +155,8 @@ class Crew(Supervisor):
             raise ConfigError(f'every: {every!r} is a function: write @crew.interval("10s"), with the interval')
         options = self._with_defaults(
             {
-                "name": name, "mode": mode, "first": first, "jitter": jitter, "delay": delay, "on_failure": on_failure or self._on_failure_given or "restart",
+                "name": name, "mode": mode, "first": first, "jitter": jitter, "delay": delay,
+                "on_failure": on_failure or self._on_failure_given or "restart",
                 "retry": retry, "timeout": timeout, "deadline": deadline, "concurrency": concurrency, "dedupe": dedupe,
                 "middleware": middleware, "backend": backend, "on_stopping": on_stopping, "on_stopped": on_stopped,
                 "hooks_timeout": hooks_timeout,

@@ -15,7 +15,7 @@ from typing import Final
 from runcrew import clock
 from runcrew.backends.calls import running_loop
 from runcrew.durations import Duration, seconds, text
-from runcrew.errors import ConfigError, ServiceStopped, brief
+from runcrew.errors import ConfigError, brief
 from runcrew.lifecycle import BaseService, StopReport
 from runcrew.lifecycle.service import GRACE
 from runcrew.lifecycle.tasks import task_stack
@@ -92,8 +92,6 @@ async def _run(service: BaseService, grace: float) -> Exit:
     with _signals(service, grace):
         try:
             await service.run()
-        except ServiceStopped:
-            await service.stop(grace)  # a signal came before it was ready
         except Exception as error:
             _log.error("%s failed: %s", service.name, brief(error), exc_info=error)
     return _judge(service.report)

@@ -70,22 +70,22 @@ class Children(dict[str, Child]):
             raise ConfigError(f"name: {name!r} is not a string: give this child another name=")
         if name in self:
             raise ConfigError(f"{of.name} has a child named {name!r} already: give this one another name=")
-        if self.with_service(service) is not None:
-            raise ConfigError(f"{name} is a child of {of.name} already: it cannot run twice at a time")
+        if (twin := self.with_service(service)) is not None:
+            raise ConfigError(f"{twin.name} is a child of {of.name} already: it cannot run twice at a time")
         if isinstance(service, BaseService):
-            self._check_ours(service, name)
+            self._check_ours(service)
         if needs:  # one that needs nobody closes no circle
             graph: Graph = {**self.graph(), name: needs}
             (check if complete else check_circle)(graph, of.name)
 
-    def _check_ours(self, service: BaseService, name: str) -> None:
-        of = self._of
+    def _check_ours(self, service: BaseService) -> None:
+        of, parent = self._of, service._parent
         if service is of or service in of._ancestors():
             raise ConfigError(f"{of.name} cannot be a child of itself")
-        if service._parent is not None:
-            raise ConfigError(f"{name} is a child of {service._parent.name} already: a service has one supervisor")
+        if parent is not None:
+            raise ConfigError(f"{service.name} is a child of {parent.name} already: a service has one supervisor")
         if service.state.alive:
-            raise AlreadyStarted(f"{name} is {service.state} already: add it first, its supervisor starts it")
+            raise AlreadyStarted(f"{service.name} is {service.state} already: add it first, its supervisor starts it")
 
     def stats(self) -> dict[str, Any]:
         """What those that have a `stats()` say of themselves."""
