@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Iterator
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -22,6 +21,7 @@ from runcrew.errors import NotStarted, ServiceStopped, ServiceStopping, WouldDea
 from runcrew.events import Event, HookFailed, Hub, SinkCall, StateChanged, Subscription, flush
 from runcrew.job import Job
 from runcrew.lifecycle.hooks import Hook, Hooks, hooks_of, run_hooks
+from runcrew.lifecycle.inside import enter, inside, is_inside
 from runcrew.lifecycle.latch import Limit
 from runcrew.lifecycle.life import Life
 from runcrew.lifecycle.report import HookError, StopReport, Stuck
@@ -32,9 +32,6 @@ _log: Final = logging.getLogger("runcrew")
 
 #: How long work that has been cancelled may take to end before it is reported as stuck.
 GRACE: Final = 1.0
-
-#: The services whose work this code is part of, without those above them. Empty where we do our own work.
-_inside: ContextVar[tuple[BaseService, ...]] = ContextVar("runcrew_inside", default=())
 
 
 class BaseService:
@@ -54,6 +51,8 @@ class BaseService:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context = contextvars.Context()
         self._started_in: tuple[BaseService, ...] = ()
+        #: Whether it has had a life since its `on_stopped` hooks were last called.
+        self._hooks_due = False
         self._begin_life()
 
     def _begin_life(self) -> None:
@@ -96,8 +95,13 @@ class BaseService:
         return GRACE
 
     def _hooks_at_end(self) -> list[Hook]:
-        """The `on_stopped` hooks of this service and of all that lived below it, in the order of adding."""
-        return self._hooks(self._stopped_hooks)
+        """The `on_stopped` hooks that are due, of this service and of all below it, in the order of adding."""
+        return self._hooks(self._stopped_hooks) if self._hooks_due else []
+
+    def _take_hooks(self) -> list[Hook]:
+        """The same, for whoever calls them now: they are due again after another life."""
+        hooks, self._hooks_due = self._hooks_at_end(), False
+        return hooks
 
     def _hubs(self) -> Iterator[Hub]:
         """Its own hub and those of all below it."""
@@ -140,7 +144,7 @@ class BaseService:
         asks for a stop begins it and goes on, as a job of the service does.
         """
         context = contextvars.copy_context()
-        context.run(_enter, self)
+        context.run(enter, self)
         return self.hub.subscribe(sink, *types, context=context)
 
     def __repr__(self) -> str:
@@ -186,10 +190,11 @@ class BaseService:
     def _bring_up(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._generation += 1
+        self._hooks_due = True
         self._begin_life()
         self._context = contextvars.copy_context()
-        self._started_in = _inside.get()
-        self._context.run(_inside.set, ())  # what we do ourselves is nobody's work
+        self._started_in = inside.get()
+        self._context.run(inside.set, ())  # what we do ourselves is nobody's work
         self._set_state(State.STARTING)
         try:
             ready = self._launch()
@@ -291,7 +296,7 @@ class BaseService:
         life, now = self._life, self._now()
         life.flush_by = now + self._hooks_timeout + GRACE
         if life.epilogue is None:
-            life.epilogue = self._epilogue()
+            life.epilogue = [] if self._is_supervised() else self._take_hooks()
         await self._run_hooks(life.epilogue, "on_stopped", Limit(min(now + self._hooks_timeout, life.hooks_by)))
         self._end_life()
 
@@ -429,7 +434,7 @@ class BaseService:
     def _work_context(self) -> contextvars.Context:
         """For a job or a hook: the context variables of whoever started this life, in a copy of its own."""
         context = self._context.copy()
-        context.run(_inside.set, (self,))
+        context.run(inside.set, (self,))
         return context
 
     def _hooks(self, jobs: list[Job]) -> list[Hook]:
@@ -437,8 +442,10 @@ class BaseService:
 
     def _epilogue(self) -> list[Hook]:
         """The hooks to run when the work has ended: none, where a supervisor that lives does it later."""
-        supervised = self._parent is not None and self._parent.state.alive
-        return [] if supervised else self._hooks_at_end()
+        return [] if self._is_supervised() else self._hooks_at_end()
+
+    def _is_supervised(self) -> bool:
+        return self._parent is not None and self._parent.state.alive
 
     async def _run_hooks(self, hooks: list[Hook], moment: str, limit: Limit) -> None:
         def failed(error: HookError) -> None:
@@ -475,21 +482,3 @@ class BaseService:
         if self.hub.wants(StateChanged):
             error = self._life.error if new is State.FAILED else None
             self.hub.emit(StateChanged(clock.current().now(), self.name, old, new, error))
-
-
-def _enter(service: BaseService) -> None:
-    _inside.set(tuple(dict.fromkeys((service, *_inside.get()))))
-
-
-def is_inside(service: BaseService) -> bool:
-    """Whether this code is part of the work of `service`: a job, hook or sink of it, or of what lives below it.
-
-    Or of what was started in such work, which may be waiting for it.
-    """
-    pending = list(_inside.get())
-    for one in pending:  # grows while it is walked
-        if one is service:
-            return True
-        above = () if one._parent is None else (one._parent,)
-        pending += [other for other in (*above, *one._started_in) if other not in pending]
-    return False

@@ -119,6 +119,15 @@ class Child:
             on_ready(self)
         return await self.watch()
 
+    async def join(self, on_ready: Callable[[Child], None]) -> End:
+        """The same for a service of ours that somebody has just started by hand: nobody starts it twice."""
+        assert isinstance(self.service, BaseService)
+        life = self.service._life
+        await life.ready.wait()
+        if life.was_ready:
+            on_ready(self)
+        return await self.watch()
+
     async def watch(self) -> End:
         """Wait for the end of a child that has been started. Raises only when cancelled."""
         try:

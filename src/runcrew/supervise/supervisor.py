@@ -20,7 +20,8 @@ from runcrew.durations import Duration, seconds, text
 from runcrew.errors import ConfigError, ServiceStopping, brief
 from runcrew.events import Hub, Restarted
 from runcrew.lifecycle import BaseService, Hook, Hooks, Latch, Limit, State, StopReport, Stuck
-from runcrew.lifecycle.service import GRACE, is_inside
+from runcrew.lifecycle.inside import is_inside
+from runcrew.lifecycle.service import GRACE
 from runcrew.lifecycle.tasks import spawn, unless_torn_down
 from runcrew.policies import Backoff, checked
 from runcrew.supervise.child import Child
@@ -170,9 +171,8 @@ class Supervisor(BaseService):
             if not await child.gone.wait_until(Limit(self._now() + GRACE)):
                 self._life.stuck += (child.stuck(),)
                 child.give_up()
-        if isinstance(child.service, BaseService) and child.begun:
-            child.begun = False  # so that nobody calls these hooks again
-            hooks, end = child.service._hooks_at_end(), self._now() + self._hooks_timeout
+        if isinstance(child.service, BaseService):
+            hooks, end = child.service._take_hooks(), self._now() + self._hooks_timeout
             await self._run_hooks(hooks, "on_stopped", Limit(end))
 
     def _removed(self, child: Child) -> None:
@@ -262,7 +262,7 @@ class Supervisor(BaseService):
         if mine.task is not None:
             mine.task.cancel()
         mine.begun, mine.dismissed, mine.asked, mine.error = True, False, False, None
-        self._follow(mine, mine.live(self._child_ready))
+        self._follow(mine, mine.join(self._child_ready))
 
     # --- the end of a child -------------------------------------------------------------------
 
@@ -425,8 +425,13 @@ class Supervisor(BaseService):
         return tuple(child.stuck() for child in self._children.values() if not child.gone.is_open)
 
     def _hooks_at_end(self) -> list[Hook]:
-        below = [hook for child, service in self._children.ours() if child.begun for hook in service._hooks_at_end()]
+        below = [hook for _, service in self._children.ours() for hook in service._hooks_at_end()]
         return super()._hooks_at_end() + below
+
+    def _take_hooks(self) -> list[Hook]:
+        own = super()._hooks_at_end()
+        self._hooks_due = False
+        return own + [hook for _, service in self._children.ours() for hook in service._take_hooks()]
 
     def _hubs(self) -> Iterator[Hub]:
         yield from super()._hubs()
