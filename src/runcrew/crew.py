@@ -9,13 +9,14 @@ from typing import Any, Literal, TypeVar, overload
 from runcrew import clock
 from runcrew.abc import Backend as BackendContract
 from runcrew.abc import Middleware
-from runcrew.backends import LoopGuard
+from runcrew.backends import LoopGuard, choose
 from runcrew.durations import Duration, optional
 from runcrew.errors import ConfigError
 from runcrew.events import LoopBlocked
+from runcrew.job import Job
 from runcrew.lifecycle import Hooks
 from runcrew.lifecycle.hooks import hooks_of
-from runcrew.policies import Backoff, Concurrency, Dedupe, Rules
+from runcrew.policies import Backoff, Concurrency, Dedupe, Options, Rules
 from runcrew.supervise import Interval, OneShot, Supervisor
 from runcrew.supervise.decide import OnFailure
 from runcrew.supervise.oneshot import Ready
@@ -75,6 +76,8 @@ class Crew(Supervisor):
         )  # fmt: skip
         optional(timeout, "timeout", zero=False)
         optional(deadline, "deadline", zero=False)
+        Options(middleware=middleware)
+        choose(Job(_nothing), backend)
         self._on_failure_given = on_failure
         self._timeout, self._deadline = timeout, deadline
         self._middleware, self._backend = tuple(middleware), backend
@@ -201,3 +204,7 @@ class Crew(Supervisor):
         if self._loop is not None and self.hub.wants(LoopBlocked):
             event = LoopBlocked(clock.current().now(), self.name, job, seconds, stack)
             self._loop.call_soon_threadsafe(self.hub.emit, event)
+
+
+def _nothing() -> None:
+    """A job that any backend may refuse for no reason of its own."""

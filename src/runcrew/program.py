@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from enum import IntEnum
@@ -189,10 +190,19 @@ def _threads_end(loop: asyncio.AbstractEventLoop) -> bool:
 
 def _exit_in_any_case() -> None:
     """See to it that the process ends when its main thread does, also where another thread never will."""
+    leaving = threading.Event()
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        leaving.set()
 
     def watch() -> None:
-        threading.main_thread().join()
+        leaving.wait()
         clock.SYSTEM.block(GRACE)
         os._exit(Exit.STUCK)
 
+    # The public `atexit` comes too late: Python waits for the threads of asyncio before that.
+    threading._register_atexit(leave)  # type: ignore[attr-defined]
     threading.Thread(target=watch, name="runcrew-exit", daemon=True).start()

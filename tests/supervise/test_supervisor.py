@@ -250,7 +250,7 @@ async def test_a_child_is_restarted_after_a_pause_that_grows() -> None:
     await supervisor.run()
     assert [0.0, 3.0, 8.0, 17.0] == begun
     assert [("top", "job", delay) for delay in (2.0, 4.0, 8.0)] == [(e.service, e.child, e.delay) for e in heard]
-    assert ["failure 1 of 5 in 1m", "failure 1.75 of 5 in 1m"] == [event.reason for event in heard[:2]]
+    assert ["failure 1 of 5 in 1m", "failure 1.92 of 5 in 1m"] == [event.reason for event in heard[:2]]
     assert isinstance(heard[0].error, OSError)
     assert (4, {"job": 3}) == (child.generation, supervisor.stats().restarts)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runcrew.errors import ConfigError
-from runcrew.policies import Constant
+from runcrew.policies import Constant, Exponential
 from runcrew.workers import GiveUp, Intensity, Restart, Restarts
+from runcrew.workers.restart import DEFAULT_BACKOFF
 
 
 class Grows:
@@ -21,12 +23,12 @@ class Grows:
         return float(n)
 
 
-def model(limit: int, period: int, times: list[int]) -> list[bool]:
-    """The same decision in exact arithmetic: a bucket of `limit` that drains evenly over `period`."""
-    level, before, borne = Fraction(0), 0, []
+def model(limit: int, period: int, pause: int, times: list[int]) -> list[bool]:
+    """The same decision in exact arithmetic: a bucket of `limit` that drains evenly over `period`, but not in pauses."""
+    level, since, borne = Fraction(0), 0, []
     for now in times:
-        level = max(Fraction(0), level - Fraction(now - before, period) * limit) + 1
-        before = now
+        level = max(Fraction(0), level - Fraction(max(0, now - since), period) * limit) + 1
+        since = now + pause if level <= limit else now
         borne.append(level <= limit)
     return borne
 
@@ -34,14 +36,15 @@ def model(limit: int, period: int, times: list[int]) -> list[bool]:
 @given(
     st.integers(0, 8),
     st.sampled_from([1, 2, 4, 8, 16, 64]),
+    st.integers(0, 16),
     st.lists(st.integers(0, 40), max_size=60),
 )
-def test_the_decision_equals_the_model(limit: int, period: int, gaps: list[int]) -> None:
+def test_the_decision_equals_the_model(limit: int, period: int, pause: int, gaps: list[int]) -> None:
     """Restart or give up, at every failure, exactly as the model says, also at the edge of the period."""
     times = [sum(gaps[: i + 1]) for i in range(len(gaps))]
-    restarts = Restarts(Intensity(limit, period * 8), Constant(1))
+    restarts = Restarts(Intensity(limit, period * 8), Constant(pause))
     mine = [isinstance(restarts.failed(float(now)), Restart) for now in times]
-    assert model(limit, period * 8, times) == mine
+    assert model(limit, period * 8, pause, times) == mine
 
 
 def test_five_at_once_are_borne_and_the_sixth_is_not() -> None:
@@ -51,9 +54,18 @@ def test_five_at_once_are_borne_and_the_sixth_is_not() -> None:
 
 
 def test_a_steady_rate_within_the_limit_is_borne_for_ever() -> None:
-    """Five in sixty seconds, evenly spread, never add up."""
+    """Five in sixty seconds of running, evenly spread, never add up."""
     restarts = Restarts(Intensity(5, "60s"), Constant(1))
-    assert all(isinstance(restarts.failed(12.0 * n), Restart) for n in range(10_000))
+    assert all(isinstance(restarts.failed(13.0 * n), Restart) for n in range(10_000))
+
+
+@pytest.mark.parametrize("backoff", [Constant(0), Constant("1h"), Exponential("1s", cap="30s"), DEFAULT_BACKOFF])
+def test_what_fails_at_once_for_ever_is_given_up_however_long_the_pauses(backoff: Any) -> None:
+    """Time in which it did not run proves nothing good, so longer pauses are no way around the limit."""
+    restarts, now, pauses = Restarts(Intensity(5, "60s"), backoff), 0.0, 0
+    while isinstance(decision := restarts.failed(now), Restart):
+        now, pauses = now + decision.delay, pauses + 1
+    assert (5, 5) == (pauses, restarts.total)
 
 
 def test_the_backoff_grows_with_failures_and_is_short_again_after_quiet_times() -> None:
@@ -81,3 +93,15 @@ def test_a_bad_period_is_refused() -> None:
     """A period of nothing would mean an infinite rate."""
     with pytest.raises(ConfigError, match="period: 0 is zero"):
         Intensity(5, 0)
+
+
+def test_a_backoff_that_has_no_answer_gives_up() -> None:
+    """What cannot say how long to wait ends it, with the reason."""
+
+    class Broken:
+        def delay(self, n: int) -> float:
+            raise ConfigError("no delay")
+
+    decision = Restarts(Intensity(5), Broken()).failed(0.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, ConfigError)

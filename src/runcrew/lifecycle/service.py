@@ -8,6 +8,7 @@ task of the service's own, so whoever asked for it may be cancelled without harm
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections.abc import Iterator
@@ -374,11 +375,12 @@ class BaseService:
     async def run(self) -> StopReport:
         """Start, and wait for the end. Cancelling it stops the service first (default timeout).
 
-        A permanent error is raised also where the caller was cancelled in the meantime: a cancellation
-        never hides a real error.
+        A stop that comes before it is ready is no error either. A permanent error is raised also where the
+        caller was cancelled in the meantime: a cancellation never hides a real error.
         """
         try:
-            await self.start()
+            with contextlib.suppress(ServiceStopped):  # `wait` says how that ended
+                await self.start()
             return await self.wait()
         except asyncio.CancelledError:
             if self._state.alive:

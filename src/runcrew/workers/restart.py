@@ -1,9 +1,11 @@
 """Whether to restart what failed, and when: pure, asked with the time of the failure.
 
 Failures are counted on a scale that decays: each one adds 1, and `limit` of them drain away per `period`,
-steadily. So `limit` failures may come in a burst, and no more than `limit` per `period` in the long run;
-one more, and it is given up. The same count says how far the backoff has grown: after quiet times it
-starts from the beginning again.
+steadily, as long as it runs. So `limit` failures may come in a burst, and no more than `limit` per `period`
+of running in the long run; one more, and it is given up. The pause before a restart is no time in which
+anything proves good, so it drains nothing: what fails at once for ever is given up after `limit` restarts,
+however long the pauses are. The same count says how far the backoff has grown: after good times it starts
+from the beginning again.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from runcrew.policies import Backoff, Exponential
 
 
 class Intensity:
-    """How many failures are borne: `limit` within `period` (default 5 in 60 s). 0 bears none."""
+    """How many failures are borne: `limit` within `period` of running (default 5 in 60 s). 0 bears none."""
 
     __slots__ = ("limit", "period")
 
@@ -61,6 +63,7 @@ class Restarts:
         self._intensity = intensity
         self._backoff = backoff
         self._count = 0.0
+        #: From when on the count drains.
         self._since = 0.0
         #: Restarts decided on so far.
         self.total = 0
@@ -68,7 +71,7 @@ class Restarts:
     def failed(self, now: float) -> Restart | GiveUp:
         """Decide about a failure at `now`, in seconds on any clock that only goes forward."""
         limit, period = self._intensity.limit, self._intensity.period
-        drained = (now - self._since) * limit / period
+        drained = max(0.0, now - self._since) * limit / period
         before = max(0.0, self._count - drained)
         self._count, self._since = before + 1, now
         within = f"{limit} in {text(period)}"
@@ -78,5 +81,6 @@ class Restarts:
             delay = self._backoff.delay(math.ceil(before - 1e-9))
         except ConfigError as error:
             return GiveUp(str(error), error)
+        self._since += delay
         self.total += 1
         return Restart(delay, f"failure {self._count:.3g} of {within}")
