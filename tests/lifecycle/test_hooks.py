@@ -307,16 +307,16 @@ async def test_a_hook_that_ignores_its_end_is_left_behind(in_thread: bool) -> No
 @pytest.mark.virtual
 async def test_a_hook_in_a_thread_is_told_when_its_time_is_up() -> None:
     """A plain hook may look whether it should end."""
-    told: list[bool] = []
+    told = threading.Event()
 
     def hook() -> None:
-        told.append(bool(current_run().wait_cancelled()))
+        if current_run().wait_cancelled():
+            told.set()
 
     service = rc.OneShot(long, on_stopped=hook, hooks_timeout="2s")
     await service.start()
     await service.stop()
-    await asyncio.sleep(1)
-    assert [True] == told
+    assert told.wait(5)
 
 
 @pytest.mark.virtual
