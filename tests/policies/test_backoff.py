@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runcrew import clock
@@ -72,6 +72,7 @@ def test_no_delay_turns_negative_where_integers_would() -> None:
     assert 0 < min(delays)
 
 
+@settings(deadline=None)
 @given(
     initial=st.floats(1e-6, LONGEST),
     factor=st.floats(1e-300, 1e300),

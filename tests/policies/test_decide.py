@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runcrew.durations import LONGEST
@@ -234,6 +235,7 @@ def test_a_rule_is_a_value_for_any_number_of_jobs() -> None:
         rule.name = "other"
     with pytest.raises(AttributeError):
         del rule.budget
+    assert rule is copy.copy(rule) is copy.deepcopy(rule)
     assert [1, 1] == [retries([rule], [A(), A()]) for _ in range(2)]
 
 
@@ -277,6 +279,7 @@ RULES = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([A, B, C]), max_size=30))
 def test_whatever_fails_budgets_hold(kinds: list[type[Exception]]) -> None:
     """For every sequence of failures: no rule passes its budget, counts agree, and a refusal has a reason."""
@@ -453,6 +456,7 @@ def test_a_rule_says_what_it_is() -> None:
 # --- what an attempt store keeps ------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([A, B, C]), max_size=12))
 def test_a_kept_state_goes_on_where_it_was(kinds: list[type[Exception]]) -> None:
     """Counts survive being kept and restored at any point: the same retries are allowed as without."""

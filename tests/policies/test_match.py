@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runcrew.errors import ConfigError, Done, NoRetry, RunTimeout, StopTree
@@ -114,6 +114,7 @@ def test_a_context_is_no_cause() -> None:
     error = ValueError()
     error.__context__ = ConnectionError()
     assert not Retry(ConnectionError).matches(error)
+    assert not Retry(ConnectionError).matches(caused(KeyError(), error))
 
 
 def test_a_ring_of_causes_ends() -> None:
@@ -322,6 +323,7 @@ def leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
+@settings(deadline=None)
 @given(errors, st.lists(st.sampled_from(KINDS), min_size=1, max_size=2, unique=True))
 def test_a_rule_takes_a_group_exactly_if_it_takes_each_leaf(error: Exception, kinds: list[type[Exception]]) -> None:
     """Whatever the nesting, a group matches if and only if each leaf does."""

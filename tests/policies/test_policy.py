@@ -226,8 +226,9 @@ async def test_a_wait_between_attempts_passes(way: Any) -> None:
 
 
 @WAYS
+@pytest.mark.parametrize("first", [0.0, 1.0])
 @pytest.mark.virtual
-async def test_users_code_is_asked_once_for_each_failure(way: Any) -> None:
+async def test_users_code_is_asked_once_for_each_failure(way: Any, first: float) -> None:
     """Predicate, hint and backoff are called once for a failure, in order, whichever way the call goes."""
     asked: list[Any] = []
 
@@ -240,7 +241,7 @@ async def test_users_code_is_asked_once_for_each_failure(way: Any) -> None:
 
     def backoff(n: int) -> float:
         asked.append(n)
-        return float(n)
+        return first + n
 
     script = Script(OSError(), OSError(), OSError(), "fine")
     await policy(retry=Retry(OSError, when=when, hint=hint, backoff=backoff), **way)(script.function())()

@@ -281,15 +281,16 @@ async def test_a_pause_ends_when_the_run_is_asked_to_end() -> None:
     assert run.wake is None
 
 
+@pytest.mark.parametrize("soon", [True, False])
 @pytest.mark.virtual
-async def test_asked_to_end_in_the_turn_in_which_the_pause_is_over() -> None:
-    """Asked in the very turn in which the timer fires, before the attempt: there is none."""
+async def test_asked_to_end_in_the_turn_in_which_the_pause_is_over(soon: bool) -> None:
+    """Asked just before the timer fires, or just after it and before the attempt: there is none."""
     run = Run(Job(work := Work(ConnectionError()), "work"))
     loop = asyncio.get_running_loop()
 
     def at_the_same_time(run: Run, *_: object) -> None:
-        loop.call_later(60, lambda: loop.call_soon(asked_to_end, run))
-        loop.call_at(loop.time() + 60, asked_to_end, run)
+        ask = functools.partial(asked_to_end, run)
+        loop.call_later(60, functools.partial(loop.call_soon, ask) if soon else ask)
 
     outcome = await carry_out(work, Retry(ConnectionError, backoff=Constant(60)), run=run, on_retry=at_the_same_time)
     assert (Status.INTERRUPTED, 1) == (outcome.status, len(work.calls))

@@ -194,7 +194,7 @@ class Places:
             waiter.granted = False  # it is gone, and must not give back what it never had
 
     def _take_now(self) -> bool:
-        if self.in_use >= self.limit or self.waiters:
+        if self.in_use >= self.limit:
             return False
         self.in_use += 1
         return True

@@ -71,11 +71,11 @@ class Dedupe:
         live = self._live
         key: _Key | None = guarded(f"the dedupe key of {run.job.name}", None, self._make, run)
         if key is None:
-            live.errors += 1
+            live.count(errors=1)
             return Claim(live, None)
         if live.keys.setdefault(key, run) is run:
             return Claim(live, key)
-        live.skipped += 1
+        live.count(skipped=1)
         return f"another run with the key {self._shown(run, key)} is under way"
 
     def _make(self, run: Run) -> _Key:
@@ -148,6 +148,13 @@ class _Live:
         self.keys: dict[_Key, Run] = {}
         self.skipped = 0
         self.errors = 0
+        self._counting = threading.Lock()
+
+    def count(self, *, skipped: int = 0, errors: int = 0) -> None:
+        """Count in, from any thread."""
+        with self._counting:
+            self.skipped += skipped
+            self.errors += errors
 
 
 _named: WeakValueDictionary[str, _Live] = WeakValueDictionary()

@@ -125,6 +125,12 @@ class Retry:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a retry rule does not change: make another one (tried to delete {name})")
 
+    def __copy__(self) -> Retry:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Retry:
+        return self
+
     def matches(self, error: BaseException | None) -> bool:
         """Whether this rule would take the error, budget left aside. False for None and for what is final."""
         return bool(self._matcher.find(error))

@@ -42,9 +42,11 @@ class Retrying:
     async def __call__(self, run: Run) -> Outcome[Any]:
         """Carry out the run, with as many attempts as it takes and the rules allow."""
         outcome = await self.inner(run)
-        if outcome.status is _SUCCEEDED and self.attempts is None:
-            return outcome
-        return await self.resume(run, outcome)
+        if outcome.status is not _SUCCEEDED:
+            return await self.resume(run, outcome)
+        if self.attempts is not None and run.service is not None:
+            guarded("an attempt store", None, self.attempts.clear, run.service)
+        return outcome
 
     async def resume(
         self, run: Run, outcome: Outcome[Any], decided: Wait | GiveUp | None = None, last: Wait | None = None
