@@ -79,3 +79,21 @@ async def test_a_stop_before_a_child_is_ready_is_no_failure(ready: str) -> None:
     assert rc.State.STOPPED is crew.state
     with pytest.raises(rc.ServiceStopped):
         await start
+
+
+@pytest.mark.virtual
+async def test_a_tick_that_was_left_to_finish_fails_as_any_other() -> None:
+    """The last attempt of an interval, which a stop lets finish, fails without harm where a restart would have followed."""
+
+    async def poll() -> None:
+        await asyncio.sleep(2)
+        raise OSError("not there")
+
+    crew = rc.Crew("shop")
+    crew.add(rc.Interval(poll, "10s", on_failure="restart"))
+    await crew.start()
+    await asyncio.sleep(1)
+    report = await crew.stop()
+    assert () == report.errors
+    assert 1 == report.finished
+    assert rc.State.STOPPED is crew.state

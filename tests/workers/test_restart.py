@@ -24,7 +24,7 @@ class Grows:
 
 
 def model(limit: int, period: int, pause: int, times: list[int]) -> list[bool]:
-    """The same decision in exact arithmetic: a bucket of `limit` that drains evenly over `period`, but not in pauses."""
+    """The same decision in exact arithmetic: a bucket of `limit` that drains evenly over `period`, but for pauses."""
     level, since, borne = Fraction(0), 0, []
     for now in times:
         level = max(Fraction(0), level - Fraction(max(0, now - since), period) * limit) + 1

@@ -156,6 +156,11 @@ class Child:
         keyboard = isinstance(self.error, JobCrashed) and isinstance(self.error.__cause__, KeyboardInterrupt)
         return End.INTERRUPT if keyboard or self._stops_tree() else End.FAILED
 
+    @property
+    def failed_when_told(self) -> bool:
+        """Whether its failure may come of the stop. One whose run was left to finish has failed by itself."""
+        return self.asked and (not isinstance(self.service, JobService) or self.service.was_told)
+
     def as_exception(self, error: BaseException) -> Exception:
         """The error itself, or a JobCrashed from it where it is no `Exception`."""
         if isinstance(error, Exception):

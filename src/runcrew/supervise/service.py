@@ -81,6 +81,8 @@ class JobService(BaseService):
 
     def _begin_life(self) -> None:
         super()._begin_life()
+        #: Whether the last run had been told to end: what it raised then may come of that.
+        self.was_told = False
         self._execution: Execution | None = None
 
     def describe(self) -> tuple[str, ...]:
@@ -110,6 +112,7 @@ class JobService(BaseService):
             # Not a failure: the job has told its service, or the whole tree, that it is finished.
             outcome.status, outcome.error = Status.SUCCEEDED, None
             outcome.reason = brief(message)
+        self.was_told = execution.run.told
         self._settle(execution.run, outcome)
         if execution is not self._execution:
             return  # it would not stop, and has been reported; another life has begun

@@ -293,7 +293,7 @@ class Supervisor(BaseService):
         child.task = None
         if self._state is not State.STOPPING:
             self._decide(child, end)
-        elif child.asked or not self._would_restart(child, end):
+        elif child.failed_when_told or not self._would_restart(child, end):
             self._keep(child, end)
         if child.timer is not None:
             return
