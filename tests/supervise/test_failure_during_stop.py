@@ -83,7 +83,7 @@ async def test_a_stop_before_a_child_is_ready_is_no_failure(ready: str) -> None:
 
 @pytest.mark.virtual
 async def test_a_tick_that_was_left_to_finish_fails_as_any_other() -> None:
-    """The last attempt of an interval, which a stop lets finish, fails without harm where a restart would have followed."""
+    """What a restart would have answered does no harm either where the stop has let the last attempt finish."""
 
     async def poll() -> None:
         await asyncio.sleep(2)
