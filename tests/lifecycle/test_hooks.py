@@ -432,6 +432,7 @@ async def test_a_child_that_is_run_without_its_supervisor_has_its_hooks_called()
 
 @pytest.mark.virtual
 @pytest.mark.parity("T3.59", "T3.52")
+@pytest.mark.defect("D3.25")
 async def test_hooks_have_their_own_time() -> None:
     """The time of the hooks is their own: neither work that took long nor a timeout of zero takes it away."""
     said: list[float] = []

@@ -123,6 +123,7 @@ def test_two_children_with_one_name_are_refused() -> None:
         rc.Supervisor(rc.OneShot(quick), rc.OneShot(quick))
 
 
+@pytest.mark.parity("T3.73")
 @pytest.mark.defect("D3.17")
 def test_one_service_is_a_child_once() -> None:
     """The same object cannot run twice at a time, here or in two places."""

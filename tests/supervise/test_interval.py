@@ -316,7 +316,7 @@ async def test_failures_on_both_sides_of_a_success_never_add_up() -> None:
 
 
 @pytest.mark.virtual
-@pytest.mark.parity("T3.25", "T3.48")
+@pytest.mark.parity("T3.25", "T3.35", "T3.48")
 async def test_a_timeout_is_for_each_attempt() -> None:
     """Each tick has its whole time; without a rule its end is the end of the interval."""
     calls = Calls(1, 1, 100)
