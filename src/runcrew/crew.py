@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, overload
 from runcrew import clock
 from runcrew.abc import Backend as BackendContract
 from runcrew.abc import Middleware
-from runcrew.backends import LoopGuard, choose
+from runcrew.backends import LoopGuard, services, shared, choose
 from runcrew.durations import Duration, optional
 from runcrew.errors import ConfigError
 from runcrew.events import LoopBlocked
@@ -198,6 +198,8 @@ class Crew(Supervisor):
         if self._guard is not None:
             self._guard.stop()
         super()._end_life()
+        for pool in (services(), shared()):
+            pool.shed()  # idle threads would leave by themselves, but nothing is to be alive after the end
 
     def _loop_blocked(self, job: str, seconds: float, stack: str) -> None:
         # Called on the guard's own thread: the loop is what is blocked.
