@@ -31,40 +31,38 @@ def _quick(job: Job, rules: tuple[Retry, ...]) -> Callable[..., Any]:
     fn = job.fn
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        run: Any = [job, args, kwargs]  # a Run as soon as somebody looks
-        last = None
-        while True:  # twice at most: a first retry without a wait is the one case in which the loop's cost would show
-            token = enter_unmade(run)
-            try:
-                value: object = fn(*args, **kwargs)
-            except Exception as raised:
-                leave(token)
-                error = raised
-            except BaseException:
-                leave(token)
-                raise
-            else:
-                leave(token)
-                kind = type(value)
-                if kind in _NO_AWAITABLE or not hasattr(kind, "__await__"):
-                    run = None  # its history holds errors, whose tracebacks hold this frame, which holds it
-                    return value
-                error = _unawaited(job, value)
-            now, run, decided = clock.current().now(), made(run), None
-            if last is not None:
-                break
-            run.queued = run.started = now  # nobody has looked at the time when it began
-            decided = decide(rules, FRESH, error, now=now)
-            if isinstance(decided, GiveUp) or not follows_at_once(run, decided, error, now):
-                break
-            last = decided
-            del error
+        token = enter_unmade(run := [job, args, kwargs])  # a Run as soon as somebody looks
         try:
-            return resume_blocking(run, Brief(None, error, now), rules, _attempt, decided, last).unwrap()
+            value: object = fn(*args, **kwargs)
+        except Exception as raised:
+            leave(token)
+            error = raised
+        except BaseException:
+            leave(token)
+            raise
+        else:
+            leave(token)
+            if type(value) in _NO_AWAITABLE or not hasattr(type(value), "__await__"):
+                return value
+            error = _unawaited(job, value)
+        try:
+            return _go_on(made(run), error, rules)
         finally:
-            del error, run
+            del error, run  # its traceback holds this frame: without this, each would keep the other
 
     return call
+
+
+def _go_on(run: Run, error: Exception, rules: tuple[Retry, ...]) -> Any:
+    """After a first attempt that raised. Nobody has looked at the time when it began."""
+    run.queued = run.started = now = clock.current().now()
+    decided = decide(rules, FRESH, error, now=now)
+    if isinstance(decided, GiveUp) or not follows_at_once(run, decided, error, now):
+        return resume_blocking(run, Brief(None, error, now), rules, _attempt, decided).unwrap()
+    outcome = _attempt(run)
+    if outcome.status is Status.SUCCEEDED:
+        return outcome.value
+    return resume_blocking(run, outcome, rules, _attempt, None, decided).unwrap()
 
 
 def _full(job: Job, options: Options) -> Callable[..., Any]:
@@ -115,7 +113,7 @@ def _attempt(run: Run) -> Outcome[Any]:
     token = enter(run)
     try:
         value: object = run.job.fn(*run.args, **run.kwargs)
-        if hasattr(type(value), "__await__"):
+        if type(value) not in _NO_AWAITABLE and hasattr(type(value), "__await__"):
             raise _unawaited(run.job, value)
     except Exception as error:
         return Brief(None, error, clock.current().now())

@@ -134,7 +134,10 @@ def follows_at_once(
     if decided.delay > 0 or run.final or (task is not None and task.cancelling() > 0):
         return False
     run.history = (_attempt(Attempt, (1, _FAILED, error, run.started, now, 0.0, decided.rule)),)
-    run.next_attempt()
+    if run.told:
+        run.next_attempt()
+    else:
+        run.attempt = 2
     return True
 
 
