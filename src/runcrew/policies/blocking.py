@@ -33,7 +33,7 @@ def _quick(job: Job, rules: tuple[Retry, ...]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         token = enter_unmade(run := [job, args, kwargs])  # a Run as soon as somebody looks
         try:
-            value: object = fn(*args, **kwargs)
+            value: object = fn(*args, **kwargs) if kwargs else fn(*args)  # `**` costs also where nothing is in it
         except Exception as raised:
             leave(token)
             error = raised

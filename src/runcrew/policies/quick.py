@@ -34,7 +34,8 @@ def _untimed(job: Job, rest: Retrying) -> Callable[..., Any]:
         while True:  # twice at most: a first retry without a wait is the one case in which the loop's cost would show
             token = enter_unmade(run)
             try:
-                value = await fn(*args, **kwargs)
+                # `**` costs also where nothing is in it
+                value = await (fn(*args, **kwargs) if kwargs else fn(*args))
             except GeneratorExit:  # the coroutine is thrown away, perhaps in another context
                 raise
             except BaseException as raised:
