@@ -458,6 +458,22 @@ async def test_a_pause_lets_the_run_under_way_end() -> None:
 
 
 @pytest.mark.virtual
+async def test_what_was_due_before_a_pause_is_missed() -> None:
+    """Ticks that a long run has left behind before the pause will not be run, and are told; later ones are not."""
+    calls = Calls(45)
+    interval = rc.Interval(calls, "10s")
+    await interval.start()
+    await asyncio.sleep(25)
+    interval.pause()
+    assert 2 == interval.stats().missed
+    await asyncio.sleep(40)
+    interval.resume()
+    await asyncio.sleep(10)
+    await interval.stop()
+    assert ([0.0, 70.0], 2) == (calls, interval.stats().missed)
+
+
+@pytest.mark.virtual
 async def test_a_pause_and_a_resumption_within_one_run() -> None:
     """What was paused and resumed while a run was under way goes on with the next tick of the grid."""
     calls = Calls(7)

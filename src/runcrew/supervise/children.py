@@ -10,7 +10,7 @@ from runcrew.abc import Service
 from runcrew.errors import AlreadyStarted, ConfigError
 from runcrew.lifecycle import BaseService
 from runcrew.supervise.child import Census, Child
-from runcrew.supervise.graph import Graph, check, check_circle
+from runcrew.supervise.graph import check, check_circle
 
 _log: Final = logging.getLogger("runcrew")
 
