@@ -75,8 +75,10 @@ class Children(dict[str, Child]):
         if isinstance(service, BaseService):
             self._check_ours(service)
         if needs:  # one that needs nobody closes no circle
-            graph: Graph = {**self.graph(), name: needs}
-            (check if complete else check_circle)(graph, of.name)
+            if complete:
+            check({**self.graph(), name: needs}, of.name)
+        elif name in needs or any(name in child.depends_on for child in self.values()):  # else it closes no circle
+            check_circle({**self.graph(), name: needs}, of.name)
 
     def _check_ours(self, service: BaseService) -> None:
         of, parent = self._of, service._parent
