@@ -75,10 +75,7 @@ class Children(dict[str, Child]):
         if isinstance(service, BaseService):
             self._check_ours(service)
         if needs:  # one that needs nobody closes no circle
-            if complete:
-            check({**self.graph(), name: needs}, of.name)
-        elif name in needs or any(name in child.depends_on for child in self.values()):  # else it closes no circle
-            check_circle({**self.graph(), name: needs}, of.name)
+            (check if complete else check_circle)({**self.graph(), name: needs}, of.name)
 
     def _check_ours(self, service: BaseService) -> None:
         of, parent = self._of, service._parent
