@@ -95,3 +95,20 @@ class Unspeakable(Exception):
 def test_an_error_in_one_line(error: Exception, said: str) -> None:
     """Whatever an error's own text does, a line of bounded length can be made of it."""
     assert said == brief(error)
+
+
+class Hostile(Exception):
+    """An error whose text ends the program, if it may."""
+
+    def __str__(self) -> str:
+        raise SystemExit(7)
+
+
+def test_the_text_of_an_error_cannot_end_anything() -> None:
+    """Whatever making an error's text raises stays where it is."""
+    assert "Hostile: (its text cannot be made)" == brief(Hostile())
+
+
+def test_the_text_of_an_error_is_one_line() -> None:
+    """Line breaks and control characters are shown, not passed on."""
+    assert "ValueError: a\\nINFO all is well\\x1b[2J" == brief(ValueError("a\nINFO all is well\x1b[2J"))

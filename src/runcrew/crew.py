@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar, overload
 
 from runcrew import clock
 from runcrew.abc import Backend as BackendContract
-from runcrew.abc import Middleware
-from runcrew.backends import LoopGuard, services, shared, choose
+from runcrew.abc import Middleware, Service
+from runcrew.backends import LoopGuard, choose, services, shared
 from runcrew.durations import Duration, optional
 from runcrew.errors import ConfigError
 from runcrew.events import LoopBlocked
@@ -64,8 +64,7 @@ class Crew(Supervisor):
 
         loop_block: a call that keeps the event loop busy for longer than this is reported with its job's
             name and stack, in the log and as `events.LoopBlocked`; None: no watching.
-        on_failure: for children that do not say it themselves. None: "restart" for those that `interval` declares,
-            "stop" for all others.
+        on_failure: for children that do not say it themselves. None: "restart" for intervals, "stop" for all others.
         intensity, backoff, keep_open, stop_timeout and the hooks: see `Supervisor`. At a stop the children
             stop together, each after those that depend on it.
         Raises ConfigError for bad values.
@@ -74,8 +73,8 @@ class Crew(Supervisor):
             name=name, on_failure=on_failure or "stop", intensity=intensity, backoff=backoff, keep_open=keep_open,
             stop_timeout=stop_timeout, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout,
         )  # fmt: skip
-        optional(timeout, "timeout", zero=False)
-        optional(deadline, "deadline", zero=False)
+        optional(timeout, "timeout")
+        optional(deadline, "deadline")
         Options(middleware=middleware)
         choose(Job(_nothing), backend)
         self._on_failure_given = on_failure
@@ -83,6 +82,19 @@ class Crew(Supervisor):
         self._middleware, self._backend = tuple(middleware), backend
         span = optional(loop_block, "loop_block", zero=False)
         self._guard = None if span is None else LoopGuard(span, self._loop_blocked)
+
+    def add(
+        self,
+        service: Service,
+        *,
+        name: str | None = None,
+        depends_on: Sequence[str] = (),
+        on_failure: OnFailure | None = None,
+    ) -> Service:
+        """Take a service as a child: see `Supervisor.add`. An interval is restarted unless somebody says otherwise."""
+        if on_failure is None and self._on_failure_given is None and isinstance(service, Interval):
+            on_failure = service.on_failure or "restart"
+        return super().add(service, name=name, depends_on=depends_on, on_failure=on_failure)
 
     # --- declaring work ---------------------------------------------------------------------
 
@@ -159,7 +171,7 @@ class Crew(Supervisor):
         options = self._with_defaults(
             {
                 "name": name, "mode": mode, "first": first, "jitter": jitter, "delay": delay,
-                "on_failure": on_failure or self._on_failure_given or "restart",
+                "on_failure": on_failure,
                 "retry": retry, "timeout": timeout, "deadline": deadline, "concurrency": concurrency, "dedupe": dedupe,
                 "middleware": middleware, "backend": backend, "on_stopping": on_stopping, "on_stopped": on_stopped,
                 "hooks_timeout": hooks_timeout,

@@ -116,6 +116,11 @@ def brief(error: BaseException | None) -> str:
     """An error in one line of bounded length, whatever its own text does: for messages and logs."""
     try:
         words = str(error)
-    except Exception:
+    except BaseException:  # a SystemExit raised here would end the event loop
         words = "(its text cannot be made)"
-    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__
+    return f"{type(error).__name__}: {one_line(words[:200])}" if words else type(error).__name__
+
+
+def one_line(words: str) -> str:
+    """Text of unknown origin without line breaks and control characters: nobody forges a line of a log with it."""
+    return words if words.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)

@@ -167,7 +167,7 @@ def test_the_crews_settings_hold_for_jobs_that_do_not_say_it() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, ["stop", "restart", "stop", "isolate"]),
+        ({}, ["stop", "restart", "restart", "isolate"]),
         ({"on_failure": "isolate"}, ["isolate", "isolate", "isolate", "isolate"]),
         ({"on_failure": "restart"}, ["restart", "restart", "restart", "isolate"]),
     ],
@@ -203,7 +203,7 @@ async def test_an_interval_is_restarted_five_times_and_then_the_crew_ends() -> N
     ("options", "said"),
     [
         ({"timeout": -1}, "timeout: -1 is negative"),
-        ({"timeout": 0}, "timeout: 0 is zero"),
+        ({"name": 5}, "name: 5 is not a string"),
         ({"deadline": "soon"}, "deadline: 'soon' does not parse"),
         ({"loop_block": 0}, "loop_block: 0 is zero"),
         ({"loop_block": -1}, "loop_block: -1 is negative"),

@@ -140,8 +140,34 @@ async def test_a_middleware_that_raises(error: BaseException) -> None:
 async def test_a_middleware_that_gives_no_outcome() -> None:
     """What a middleware returns must be an outcome; anything else is told by name."""
     service = rc.OneShot(quick, middleware=[middleware(lambda run: 42)])
-    with pytest.raises(ConfigError, match="around quick gave 42"):
+    with pytest.raises(ConfigError, match="handler of quick gave 42"):
         await service.run()
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Outcome("great"), "status 'great', which is none: succeeded, failed"),  # type: ignore[arg-type]
+        (Outcome(None), "status None"),  # type: ignore[arg-type]
+        (Outcome(Status.SUCCEEDED, started=1.0, ended=None), "ended=None"),  # type: ignore[arg-type]
+        (Outcome(Status.SUCCEEDED, started="now"), "started='now'"),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_outcome_that_cannot_be_counted_is_a_failure(outcome: Outcome[Any], said: str) -> None:
+    """What somebody else's middleware or backend made up is told by name, and the service ends by it."""
+    service = rc.Interval(quick, "1s", middleware=[middleware(lambda run: outcome)])
+    with pytest.raises(ConfigError, match=said):
+        await service.run()
+
+
+@pytest.mark.virtual
+async def test_a_plain_string_is_as_good_as_a_status() -> None:
+    """A backend of somebody else may say "succeeded"."""
+    service = rc.OneShot(quick, middleware=[middleware(lambda run: Outcome("succeeded"))])  # type: ignore[arg-type]
+    await service.run()
+    assert service.outcome is not None
+    assert Status.SUCCEEDED is service.outcome.status
 
 
 @pytest.mark.virtual

@@ -670,7 +670,7 @@ async def test_middleware_that_gives_no_outcome_is_named() -> None:
     async def job() -> int:
         return 1
 
-    with pytest.raises(ConfigError, match="a handler around job gave None"):
+    with pytest.raises(ConfigError, match="the handler of job gave None"):
         await wrap(job, forgetful)()
 
 

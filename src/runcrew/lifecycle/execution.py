@@ -47,16 +47,12 @@ class Execution:
     async def _handled(self, handler: Handler) -> Outcome[Any]:
         """What the handler returns. Whatever else it does is a fault of a middleware, and the run's failure."""
         try:
-            outcome: object = await handler(self.run)
-            if not isinstance(outcome, Outcome):
-                name = self.run.job.name
-                raise ConfigError(f"middleware: a handler around {name} gave {outcome!r}, and should give an Outcome")
+            return checked_outcome(await handler(self.run), self.run)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # SystemExit would end the loop otherwise
             now = clock.current().now()
             return self.run.finished(Status.FAILED, now, error=error, reason="a policy or middleware failed")
-        return outcome
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         run, outcome, now = self.run, self._outcome, clock.current().now()
@@ -93,3 +89,22 @@ class Execution:
     def stack(self) -> str:
         """Where the run is now, as text."""
         return thread_stack(self.run.thread) if self.run.in_thread else task_stack(self.task)
+
+
+def checked_outcome(given: object, run: Run) -> Outcome[Any]:
+    """What a handler gave, if it is an Outcome that can be counted. Raises ConfigError, naming it, otherwise.
+
+    Middleware and backends of others make outcomes too. A status may be its plain string.
+    """
+    by = f"middleware or backend: the handler of {run.job.name}"
+    if not isinstance(given, Outcome):
+        raise ConfigError(f"{by} gave {given!r}, and should give an Outcome")
+    if type(given.status) is not Status:
+        try:
+            given.status = Status(given.status)
+        except ValueError:
+            raise ConfigError(f"{by} gave the status {given.status!r}, which is none: {', '.join(Status)}") from None
+    for name, instant in (("started", given.started), ("ended", given.ended), ("queued", given.queued)):
+        if not isinstance(instant, float | int) and not (name == "started" and instant is None):
+            raise ConfigError(f"{by} gave {name}={instant!r}, and should give seconds since the epoch")
+    return given

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from runcrew.durations import text
-from runcrew.errors import brief
+from runcrew.errors import brief, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class StopReport:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        head = f"{self.service} stopped in {text(self.elapsed)}" if self.complete else f"{self.service} is stopping"
+        name = one_line(self.service)
+        head = f"{name} stopped in {text(self.elapsed)}" if self.complete else f"{name} is stopping"
         yield (
             f"{head}: {self.finished} finished, {self.cancelled} cancelled, {self.never_started} never started, "
             f"{len(self.would_not_stop)} would not stop, {len(self.hook_errors)} hook error(s)"
@@ -81,7 +82,7 @@ class StopReport:
         for error in self.errors:
             yield f"  error: {brief(error)}"
         for failed in self.hook_errors:
-            yield f"  {failed.moment} hook {failed.hook} of {failed.service}: {brief(failed.error)}"
+            yield one_line(f"  {failed.moment} hook {failed.hook} of {failed.service}: {brief(failed.error)}")
         for stuck in self.would_not_stop:
-            yield f"  would not stop: {stuck.what} of {stuck.service}"
+            yield one_line(f"  would not stop: {stuck.what} of {stuck.service}")
             yield from (f"    {line}" for line in stuck.stack.rstrip().splitlines())

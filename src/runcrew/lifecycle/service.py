@@ -18,7 +18,15 @@ from typing import Any, Final, Self
 from runcrew import clock
 from runcrew.backends.calls import running_loop
 from runcrew.durations import Duration, seconds
-from runcrew.errors import NotStarted, ServiceStopped, ServiceStopping, WouldDeadlock, WrongLoop
+from runcrew.errors import (
+    ConfigError,
+    NotStarted,
+    ServiceStopped,
+    ServiceStopping,
+    WouldDeadlock,
+    WrongLoop,
+    brief,
+)
 from runcrew.events import Event, HookFailed, Hub, SinkCall, StateChanged, Subscription, flush
 from runcrew.job import Job
 from runcrew.lifecycle.hooks import Hook, Hooks, hooks_of, run_hooks
@@ -41,6 +49,8 @@ class BaseService:
     def __init__(
         self, name: str, *, on_stopping: Hooks = (), on_stopped: Hooks = (), hooks_timeout: Duration = "5s"
     ) -> None:
+        if not isinstance(name, str):
+            raise ConfigError(f"name: {name!r} is not a string")
         self.name = name
         self.hub = Hub()
         self._stopping_hooks = hooks_of(on_stopping, "on_stopping")
@@ -318,6 +328,7 @@ class BaseService:
         life.flush_by = min(life.flush_by, life.hooks_by, self._now() + self._hooks_timeout + GRACE)
         self._set_state(State.STOPPED if life.error is None else State.FAILED)
         self._stopper = None
+        self._started_in = ()  # it may be long before the next life, and they may be gone by then
         life.ready.open()
         life.over.open()
 
@@ -413,7 +424,10 @@ class BaseService:
         mine = self._life.error
         if mine is None or mine is error:
             return
-        if error is not None and not isinstance(error, asyncio.CancelledError):
+        if error is not None and not isinstance(error, Exception | asyncio.CancelledError):
+            error.add_note(f"and {self.name} failed: {brief(mine)}")  # a SystemExit keeps its code
+            return
+        if isinstance(error, Exception):
             raise BaseExceptionGroup(f"{self.name} and the block that used it both failed", [error, mine])
         self._life.raise_error()
 

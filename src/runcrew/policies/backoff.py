@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from runcrew import clock
 from runcrew.abc import Backoff as Backoff
 from runcrew.durations import LONGEST, Duration, optional, seconds, text
-from runcrew.errors import ConfigError
-from runcrew.policies.guard import brief, check_plain, named
+from runcrew.errors import ConfigError, brief
+from runcrew.policies.guard import check_plain, named
 
 Jitter: TypeAlias = Literal["none", "full", "equal", "decorrelated"]
 

@@ -43,12 +43,3 @@ def named(thing: object) -> str:
     """What to call a function or an object in a message; without addresses, so that it stays the same."""
     name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
     return name if isinstance(name, str) else type(thing).__qualname__
-
-
-def brief(error: BaseException | None) -> str:
-    """An error in one line of bounded length, whatever its own text does."""
-    try:
-        words = str(error)
-    except Exception:
-        words = "(its text cannot be made)"
-    return f"{type(error).__name__}: {words[:200]}" if words else type(error).__name__

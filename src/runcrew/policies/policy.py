@@ -11,8 +11,8 @@ from runcrew import clock
 from runcrew.abc import Handler, Middleware
 from runcrew.backends import choose
 from runcrew.durations import Duration
-from runcrew.errors import ConfigError
 from runcrew.job import Job, Outcome, Run, Status
+from runcrew.lifecycle.execution import checked_outcome
 from runcrew.policies.blocking import blocking
 from runcrew.policies.compile import Options, chain
 from runcrew.policies.concurrency import Concurrency
@@ -187,6 +187,4 @@ async def carry_out(handler: Handler, run: Run) -> Any:
             raise
     if isinstance(outcome, Outcome) and isinstance(outcome.error, GeneratorExit):
         raise outcome.error  # the coroutine is thrown away
-    if not isinstance(outcome, Outcome):
-        raise ConfigError(f"middleware: a handler around {run.job.name} gave {outcome!r}, and should give an Outcome")
-    return outcome.unwrap()
+    return checked_outcome(outcome, run).unwrap()

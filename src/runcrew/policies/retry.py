@@ -15,9 +15,9 @@ from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from runcrew.durations import LONGEST, text
-from runcrew.errors import ConfigError
+from runcrew.errors import ConfigError, brief
 from runcrew.policies.backoff import Backoff, Constant, Custom, Exponential, checked
-from runcrew.policies.guard import brief, check_plain, log, named
+from runcrew.policies.guard import check_plain, log, named
 from runcrew.policies.match import FINAL, Matchable, Matcher, group_in, is_final, leaves_of
 
 

@@ -17,7 +17,7 @@ from runcrew.policies import Concurrency, Dedupe, Options, Rules
 from runcrew.supervise.decide import OnFailure
 from runcrew.supervise.service import JobService, loop_timer
 
-#: When a OneShot counts as ready: as soon as its job has begun, when it has succeeded, or when it says so.
+#: When a OneShot counts as ready: at once, when its job has succeeded, or when the job says so.
 Ready = Literal["started", "succeeded", "signal"]
 
 
@@ -49,7 +49,8 @@ class OneShot(JobService):
         name: for logs, events, `crew[name]`; default the function's.
         delay: waited once before the first attempt, never before a retry; None or 0: none.
         drain: on a stop, "cancel" the run and give it the stop's time to clean up, or let it "finish".
-        ready: `start()` returns when the run has "started" (default), has "succeeded" (a migration that
+        ready: `start()` returns when the run is "started" (default: at once; a stop that follows at once may
+            still come before the job's first step), when it has "succeeded" (a migration that
             others depend on), or when the job calls `rc.current_run().ready()` ("signal": a server).
         on_failure: what a supervisor does on its permanent error: "stop" all, "isolate" it, "restart" it;
             None: what that says for all of its children ("stop", if it says nothing).
