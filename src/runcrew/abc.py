@@ -76,5 +76,5 @@ class AttemptStore(Protocol):
 class Sink(Protocol):
     """Hears events. Called on the event loop, one event at a time; what it raises is logged and counted."""
 
-    def __call__(self, event: Any, /) -> Awaitable[None] | None:
+    def __call__(self, event: Any, /) -> Awaitable[Any] | None:
         """Take one event. An async sink is awaited before it gets the next one."""

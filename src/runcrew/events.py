@@ -143,7 +143,7 @@ class LoopBlocked(Event):
         return f"{self.job} has blocked the event loop for {self.seconds:.3g} s:\n{self.stack}"
 
 
-SinkCall: TypeAlias = Callable[[Any], Awaitable[None] | None]
+SinkCall: TypeAlias = Callable[[Any], Awaitable[Any] | None]
 
 
 class Subscription:
