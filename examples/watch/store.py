@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -90,15 +92,18 @@ class Store:
 
     @staticmethod
     def _check(path: Path) -> None:
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise rc.ConfigError(f"--db {path}: there is no directory {path.parent}: make it, or give another path")
-        if not path.exists():
-            return
+        present = os.path.lexists(path)
         try:
-            db = sqlite3.connect(path)
-            try:
-                db.execute("pragma schema_version")
-            finally:
-                db.close()
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("begin immediate")  # nothing is written, but it has to be possible
+                db.rollback()
         except sqlite3.Error as error:
-            raise rc.ConfigError(f"--db {path}: this cannot be used ({error}): give another path") from None
+            raise rc.ConfigError(
+                f"--db {path}: this cannot be written ({error}): give the path of a SQLite file, or of none yet, in a "
+                "directory that can be written to"
+            ) from None
+        finally:
+            if not present and os.path.lexists(path):
+                path.unlink()  # it is only made when the work begins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -179,6 +180,43 @@ def test_names_are_safe_to_look_at(invoke: Invoke, folder: Path) -> None:
     assert "a\\x1b[2J\\nb  Crew, without children\n" == invoke("check", "app").stdout
 
 
+EVIL = """
+import runcrew as rc
+
+class Mute(Exception):
+    def __str__(self): raise ValueError
+
+class Huge(Exception):
+    def __str__(self): return "x\\n\x1b" * 100_000
+
+crew = rc.Crew("a\\n\\x1b[31m", on_stopped=lambda: 1 / 0)
+
+@crew.oneshot(name="b\\n\\x1b[31m")
+async def job(): raise %s
+"""
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("error", ["Mute", "Huge"])
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_name_and_no_error_forges_a_line(invoke: Invoke, folder: Path, error: str, form: str) -> None:
+    """Names and errors with line breaks and escapes, with no text or a huge one, stay in their lines, and bounded."""
+    (folder / "app.py").write_text(EVIL % error)
+    tree = invoke("check", "app").stdout.splitlines()
+    assert [r"a\n\x1b[31m  Crew", r"└── b\n\x1b[31m  OneShot, once, on failure: stop", "        loop"] == tree
+    result = invoke("--log-format", form, "run", "app")
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert not result.exception or isinstance(result.exception, SystemExit)
+    assert "\x1b" not in result.stderr
+    assert 300_000 > len(result.stderr)
+    lines = result.stderr.splitlines()
+    if form == "json":
+        assert all(json.loads(line)["level"] for line in lines)
+    else:
+        assert not [line for line in lines if not re.match(r"\d\d:|  |a\\n", line)], "no line begins as it likes"
+        assert any(rf"  error: {error}" in line for line in lines)
+
+
 # --- run ------------------------------------------------------------------------------------------
 
 
@@ -274,6 +312,8 @@ def test_the_demo_takes_what_its_program_takes(invoke: Invoke, monkeypatch: pyte
         (["--for", "-1s"], "--for: "),
         (["--targets", "nowhere.toml"], "nowhere.toml: No such file or directory"),
         (["--db", "no/such/place.db"], "--db no/such/place.db: there is no directory"),
+        (["--db", "/proc/w.db"], "--db /proc/w.db: this cannot be written (unable to open database file): give the"),
+        (["http://a..b/"], "http://a..b/: this cannot be watched"),
         (["ftp://example.org/"], "ftp://example.org/: this cannot be watched"),
         (["http://"], "http://: this cannot be watched"),
     ],

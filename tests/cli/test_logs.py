@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runcrew.cli.logs import JsonFormatter, TextFormatter, report_fields, set_up
-from runcrew.cli.safe import safe, safe_lines
-from runcrew.lifecycle import StopReport
+from runcrew.cli.safe import LONGEST, cut, safe, safe_lines
+from runcrew.lifecycle import HookError, StopReport
 
 
 def record(message: Any = "hello", *args: Any, level: int = logging.WARNING, **extra: Any) -> logging.LogRecord:
@@ -116,11 +116,57 @@ def test_a_field_cannot_take_the_place_of_a_promised_one() -> None:
     )  # fmt: skip
 
 
-class Mute:
+class Mute(Exception):
     """Its text cannot be made."""
 
     def __str__(self) -> str:
         raise RuntimeError
+
+
+class Bad(Exception):
+    """An error whose text cannot be made, with an exception that is none for `except Exception`."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def test_an_error_without_a_text_is_told() -> None:
+    """An error whose text cannot be made is in the log, as an argument, as the exception and in a report."""
+    made = failing(Bad())
+    assert "Bad: (a Bad whose text cannot be made: SystemExit)" == in_json(made)["error"]
+    assert "Bad" in TextFormatter().format(made)
+    assert "%s (its arguments do not fit: SystemExit)" == in_json(record("%s", Bad()))["message"]
+    report = StopReport("shop", errors=(Mute(),), hook_errors=(HookError("shop", "hook", "on_stopped", Mute()),))
+    fields = report_fields(report, 1)
+    assert ["Mute: (its text cannot be made)"] == fields["errors"]
+    assert "Mute: (its text cannot be made)" == fields["hook_errors"][0]["error"]
+
+
+def test_what_is_cut() -> None:
+    """A text of the greatest length stays as it is; a longer one to its beginning and how much there is more."""
+    assert "x" * LONGEST == cut("x" * LONGEST)
+    assert f"{'x' * LONGEST}… (7 more characters)" == cut("x" * (LONGEST + 7))
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_a_line_has_an_end(formatter: logging.Formatter) -> None:
+    """However long a message, an error, a field or its name is, the log gets no more of it than what is of use."""
+    huge = "x" * 1_000_000
+    made = failing(ValueError(huge))
+    made.msg, made.field, made.deep = huge, huge, {huge: [Text(huge)]}
+    said = formatter.format(made)
+    assert 7 * LONGEST > len(said)
+    assert "990000 more characters)" in said
+
+
+class Text:
+    """An object with a text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def test_targets_are_read(targets: ModuleType, tmp_path: Path) -> None:
     assert ("b", "2s", f"{file}:7") == (second.name, second.every, second.place)
 
 
+def test_a_mark_in_front_does_no_harm(targets: ModuleType, tmp_path: Path) -> None:
+    """A file that an editor has saved with a byte order mark is read as one without."""
+    (tmp_path / "t.toml").write_text(GOOD, encoding="utf-8-sig")
+    assert ["a"] == [target.name for target in targets.read_targets(tmp_path / "t.toml")]
+
+
 def test_the_default_targets_are_good(watch: ModuleType) -> None:
     """The packaged targets.toml can be watched as it is."""
     crew = watch.crew()
@@ -69,11 +75,16 @@ def test_the_default_targets_are_good(watch: ModuleType) -> None:
         ('[[target]]\nurl = "http://h/"\n', ":1: this target has no name"),
         ('[[target]]\nname = "a"\n', ":1: this target has no url"),
         (GOOD + '\n[[target]]\nname = ""\nurl = "http://h/"\n', ":6: this target has no name"),
+        ('[[target]]\nname = " "\nurl = "http://h/"\n', ":2: this target has no name"),
+        (GOOD + f"every = {'9' * 5000}\n", ":4: a number here has too many digits"),
+        (f"x = {'[' * 20_000}", ": this is nested too deeply to be read"),
+        (f"target = [{list(range(1000))}]", ":1: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"),
         ('[[target]]\nname = 7\nurl = "http://h/"\n', ":2: name = 7 has the wrong type"),
         (GOOD + "every = true\n", ":4: every = True has the wrong type"),
         (GOOD + "every = [1]\n", ':4: every = [1] has the wrong type: give a span such as "10s"'),
         ('[[target]]\nname = "a"\nurl = "h/path"\n', ":3: url = 'h/path': this cannot be watched"),
         ('[[target]]\nname = "a"\nurl = "http://h:99999/"\n', ":3: url"),
+        ('[[target]]\nname = "a"\nurl = "http://a..b/"\n', ":3: url = 'http://a..b/': this cannot be watched"),
         ('[[target]]\nname = "a"\nurl = "http://{nobody}/"\n', ":3: url = 'http://{nobody}/': {nobody} stands for no"),
         ('[[target]]\nname = "a\\u001b[2J"\nurl = "http://h/"\n', r":2: name = 'a\x1b[2J' cannot be printed"),
         ('target = [{name = "a", url = 3}]\n', ":1: url = 3 has the wrong type"),
@@ -100,12 +111,12 @@ def test_what_is_wrong_is_told_with_its_line(targets: ModuleType, tmp_path: Path
     ],
 )
 def test_bad_spans_are_told_with_the_place(watch: ModuleType, tmp_path: Path, line: str, words: str) -> None:
-    """What runcrew itself refuses is told with the file and the line of the target."""
+    """What runcrew itself refuses is told with the file and the line of the key."""
     file = tmp_path / "t.toml"
     file.write_text(f"\n{GOOD}{line}\n")
     with pytest.raises(rc.ConfigError) as caught:
         watch.build(targets=file)
-    assert str(caught.value).startswith(f"{file}:2: {words}")
+    assert str(caught.value).startswith(f"{file}:5: {words}")
 
 
 @pytest.mark.parametrize("name", ["a", "migrate", "timer"])
@@ -327,6 +338,10 @@ def test_a_bad_place_is_refused(example: Load, tmp_path: Path) -> None:
         (tmp_path / "no/w.db", "no directory"),
         (tmp_path, "unable to open"),
         (tmp_path / "text", "not a"),
+        (tmp_path / ("x" * 300), "cannot be written"),
+        (Path("/proc/w.db"), r"cannot be written .*: give the path"),
     ):
         with pytest.raises(rc.ConfigError, match=words):
             store(path)
+    store(tmp_path / "new.db")
+    assert ["text"] == [file.name for file in tmp_path.iterdir()], "to look leaves nothing behind"

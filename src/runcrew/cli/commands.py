@@ -213,7 +213,7 @@ def _refuse(error: ConfigError, talk: Talk) -> NoReturn:
     """Say what is wrong, and end before anything has been started."""
     import logging
 
-    from runcrew.cli.safe import safe
+    from runcrew.cli.safe import cut, safe
 
     detail = getattr(error, "detail", "")
     if talk.form == "json":
@@ -221,5 +221,5 @@ def _refuse(error: ConfigError, talk: Talk) -> NoReturn:
     else:
         if detail:
             click.echo(detail, err=True)
-        click.echo(f"runcrew: {safe(str(error))}", err=True)
+        click.echo(f"runcrew: {safe(cut(str(error)))}", err=True)
     sys.exit(_CONFIG)

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
-from runcrew.cli.safe import safe_lines
+from runcrew.cli.safe import cut, safe_lines
 
 _OURS: Final = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen importlib")
 
@@ -17,7 +17,7 @@ def user_part(error: BaseException) -> str:
     trace = traceback.TracebackException.from_exception(error, compact=True)
     seen: TraceList = []
     _strip(trace, seen)
-    return safe_lines("".join(trace.format()).rstrip("\n"))
+    return safe_lines(cut("".join(trace.format()).rstrip("\n")))
 
 
 def user_place(error: BaseException) -> str:

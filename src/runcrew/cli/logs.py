@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, get_args
 
 from runcrew import clock
-from runcrew.cli.safe import safe, safe_lines
+from runcrew.cli.safe import cut, safe, safe_lines
+from runcrew.errors import brief
 from runcrew.lifecycle import StopReport
 
 Format = Literal["text", "json"]
@@ -40,9 +41,9 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as one line, and the lines of its traceback if it has one."""
         time = clock.utc(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        parts = [f"{time} {record.levelname:<7} {safe(_message(record))}"]
+        parts = [f"{time} {record.levelname:<7} {safe(cut(_message(record)))}"]
         if trace := _traceback(self, record):
-            parts.append(safe_lines(trace, "    "))
+            parts.append(safe_lines(cut(trace), "    "))
         return "\n".join(parts)
 
 
@@ -79,10 +80,10 @@ def report_fields(report: StopReport, code: int) -> Mapping[str, Any]:
         "never_started": report.never_started,
         "would_not_stop": [{"service": s.service, "what": s.what, "stack": s.stack} for s in report.would_not_stop],
         "hook_errors": [
-            {"service": h.service, "hook": h.hook, "moment": h.moment, "error": f"{type(h.error).__name__}: {h.error}"}
+            {"service": h.service, "hook": h.hook, "moment": h.moment, "error": brief(h.error)}
             for h in report.hook_errors
         ],
-        "errors": [f"{type(error).__name__}: {error}" for error in report.errors],
+        "errors": [brief(error) for error in report.errors],
         "elapsed": report.elapsed,
     }
 
@@ -90,7 +91,9 @@ def report_fields(report: StopReport, code: int) -> Mapping[str, Any]:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception as error:  # wrong arguments, or an argument whose text cannot be made: tell what there is
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # wrong arguments, or an argument whose text cannot be made: tell what there is
         return f"{_text(record.msg)} (its arguments do not fit: {type(error).__name__})"
 
 
@@ -104,24 +107,24 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """A value that JSON can say; whatever it cannot say becomes its text."""
+    """A value that JSON can say; whatever it cannot say becomes its text. What is long is cut."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, str):
-        return str(value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth < 8 and issubclass(type(value), Mapping):
-        return {_text(key): _plain(item, depth + 1) for key, item in value.items()}
+        return {cut(_text(key)): _plain(item, depth + 1) for key, item in value.items()}
     if depth < 8 and issubclass(type(value), (list, tuple)):
         return [_plain(item, depth + 1) for item in value]
-    return _text(value)
+    return cut(_text(value))
 
 
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a text of the user's raises must not come out where something is logged
         return f"(a {type(value).__name__} whose text cannot be made: {type(error).__name__})"

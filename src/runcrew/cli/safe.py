@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+#: Characters of one text that are told; what is longer comes from an error that carries its data along.
+LONGEST: Final = 10_000
+
 
 def safe(text: str) -> str:
     """`text` as one line in which every character is visible: what is not printable is written as an escape.
@@ -17,3 +22,8 @@ def safe(text: str) -> str:
 def safe_lines(text: str, indent: str = "") -> str:
     """Text that may have several lines: each of them safe, and set in by `indent`."""
     return "\n".join(indent + safe(line) for line in text.split("\n"))
+
+
+def cut(text: str) -> str:
+    """`text`, or its first LONGEST characters and how many more there are."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST} more characters)"
