@@ -264,7 +264,7 @@ def test_the_guard_ends_with_the_crew() -> None:
             pass
         assert before == guards()
     crew = rc.Crew("shop")
-    crew.oneshot(quick, depends_on=["nobody"])
+    crew.oneshot(depends_on=["nobody"])(quick)
     with pytest.raises(ConfigError):
         asyncio.run(crew.run())
     assert before == guards()

@@ -169,7 +169,7 @@ def test_inside_a_loop_it_is_refused_with_the_remedy() -> None:
 def test_a_failed_start_is_a_failure() -> None:
     """What fails before it is ready fails all the same."""
     crew = rc.Crew("shop")
-    crew.oneshot(fails, ready="succeeded")
+    crew.oneshot(ready="succeeded")(fails)
     code, _ = run_with_report(crew)
     assert Exit.FAILED is code
 

@@ -284,7 +284,7 @@ async def test_stopping_twice_and_killing_twice(make: Make) -> None:
     """Stop and kill can be repeated, at the same time and later, and all get the report of the one end."""
     service = make(on_stopping=hook)
     await service.start()
-    reports = await asyncio.gather(service.stop(), service.stop(), service.stop("1s"), service.wait())
+    reports = list(await asyncio.gather(service.stop(), service.stop(), service.stop("1s"), service.wait()))
     reports += [await service.stop(), await service.kill(), await service.wait()]
     assert all(service.report is report for report in reports)
 

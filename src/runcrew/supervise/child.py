@@ -44,7 +44,7 @@ class Child:
         self.service = service
         self.name = name
         self.depends_on = tuple(depends_on)
-        self.on_failure = on_failure
+        self.on_failure: OnFailure = on_failure
         #: The task that starts it and waits for its end; and what takes the child away again.
         self.task: asyncio.Task[End] | None = None
         self.removal: asyncio.Task[Any] | None = None

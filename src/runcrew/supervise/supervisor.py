@@ -115,16 +115,17 @@ class Supervisor(BaseService):
         or what is no service; AlreadyStarted for a service that runs already; ServiceStopping during a stop.
         """
         self._check_place()
-        if name is None:
-            name = getattr(service, "name", None) or type(service).__name__
+        known: str = getattr(service, "name", None) or type(service).__name__ if name is None else name
         if isinstance(depends_on, str):
             depends_on = (depends_on,)
         # While it is being put together, a child may depend on one that is added after it.
-        self._children.check_new(service, name, depends_on, complete=self._state.alive)
+        self._children.check_new(service, known, depends_on, complete=self._state.alive)
         if self._state is State.STOPPING:
             raise ServiceStopping(f"{self.name} is stopping and takes no new child")
         chosen = on_failure or getattr(service, "on_failure", None) or self._on_failure
-        child = self._children[name] = Child(service, name, depends_on, check_on_failure(chosen), self._children.census)
+        child = self._children[known] = Child(
+            service, known, depends_on, check_on_failure(chosen), self._children.census
+        )
         child.adopt(self)
         if self._state.alive:
             child.new_life(Restarts(self._intensity, self._backoff))
