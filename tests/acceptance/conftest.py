@@ -17,7 +17,7 @@ from typing import IO
 import pytest
 
 #: Real seconds after which a test gives up. Nothing is ever asserted about how long something took, but this.
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 class Program:
