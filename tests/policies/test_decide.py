@@ -104,6 +104,16 @@ def test_what_is_final_is_permanent_and_says_so() -> None:
         assert "final" in decision.reason
 
 
+def test_what_is_final_is_not_offered_to_predicates() -> None:
+    """A predicate is not asked about an error that nothing may retry."""
+
+    def when(error: Exception) -> bool:
+        raise AssertionError
+
+    for final in (NoRetry(), ExceptionGroup("g", [A(), NoRetry()])):
+        assert isinstance(decide([Retry(when=when)], FRESH, final, now=0.0), GiveUp)
+
+
 def test_a_group_is_charged_to_the_first_rule_that_takes_all_of_it() -> None:
     """A rule that takes the whole group comes before rules that take parts of it."""
     rules = [Retry(A), Retry(A, B, name="both")]

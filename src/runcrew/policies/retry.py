@@ -244,21 +244,18 @@ def decide(
     """
     if not isinstance(error, Exception):
         return GiveUp(f"{type(error).__name__} is never retried: it is no Exception")
-    found = -1
-    matched: Sequence[Exception] = (error,)
-    if error.__cause__ is None and not isinstance(error, BaseExceptionGroup):
-        final = isinstance(error, FINAL)
-        for position, rule in enumerate(rules):
-            classes = rule._classes
-            if isinstance(error, classes) if classes else rule._matcher.look(error):
-                found = position
-                break
-    else:
-        final = is_final(error)
-        found, matched = _assign(rules, error, {}) or (-1, ())
-    if final:
+    alone = error.__cause__ is None and not isinstance(error, BaseExceptionGroup)
+    if isinstance(error, FINAL) or (not alone and is_final(error)):
         return GiveUp(f"{type(error).__name__} says that it is final")
-    if found < 0:
+    found, matched = 0, None
+    if alone:
+        for rule in rules:
+            if isinstance(error, rule._classes) if rule._classes else rule._matcher.look(error):
+                break
+            found += 1
+    else:
+        found, matched = _assign(rules, error, {}) or (len(rules), ())
+    if found == len(rules):
         return GiveUp(f"no retry rule matches {type(error).__name__}")
     rule, made, previous = rules[found], 0, None
     if state.counts:
@@ -267,7 +264,7 @@ def decide(
     budget = rule.budget
     if budget is not UNLIMITED and (state.total if budget.mode == "total" else made) >= budget.retries:
         return GiveUp(f"the budget of {rule.name} is used up ({_retries(budget)})")
-    hinted = _hinted(rule, matched)
+    hinted = _hint(rule, error) if matched is None else _longest_hint(rule, matched)
     try:
         delay = rule.backoff.delay(made, previous) if hinted is None else hinted
     except ConfigError as wrong:
@@ -323,28 +320,31 @@ def _carried_on(rules: Sequence[Retry], counts: Mapping[str, int], key: str) -> 
     return {other: count for other, count in counts.items() if other == key or other not in reset}
 
 
-def _hinted(rule: Retry, matched: Sequence[Exception]) -> float | None:
-    """The longest wait that the matched errors ask for themselves, or None. Asked of users' code: guarded."""
-    longest: float | None = None
-    for error in matched:
-        try:
-            given = getattr(error, "retry_after", None) if rule._hint is None else rule._hint(error)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            log.exception("the wait hint of %s failed", rule.name)
-            continue
-        if given is None:
-            continue
-        span: object = given.total_seconds() if isinstance(given, timedelta) else given
-        if isinstance(span, bool) or not isinstance(span, int | float) or not 0 <= span < math.inf:
-            log.warning(
-                "the wait hint %.200r of %s is no span of seconds: %s waits by its backoff instead",
-                given, brief(error), rule.name,
-            )  # fmt: skip
-            continue
-        longest = max(longest or 0.0, float(min(span, LONGEST)))
-    return longest
+def _longest_hint(rule: Retry, matched: Sequence[Exception]) -> float | None:
+    """The longest wait that any of the matched errors asks for itself, or None."""
+    asked = [hint for error in matched if (hint := _hint(rule, error)) is not None]
+    return max(asked, default=None)
+
+
+def _hint(rule: Retry, error: Exception) -> float | None:
+    """The wait that a matched error asks for itself, or None. Users' code is asked here: guarded."""
+    try:
+        given = getattr(error, "retry_after", None) if rule._hint is None else rule._hint(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        log.exception("the wait hint of %s failed", rule.name)
+        return None
+    if given is None:
+        return None
+    span: object = given.total_seconds() if isinstance(given, timedelta) else given
+    if isinstance(span, bool) or not isinstance(span, int | float) or not 0 <= span < math.inf:
+        log.warning(
+            "the wait hint %.200r of %s is no span of seconds: %s waits by its backoff instead",
+            given, brief(error), rule.name,
+        )  # fmt: skip
+        return None
+    return float(min(span, LONGEST))
 
 
 def _retries(budget: Budget) -> str:

@@ -69,6 +69,8 @@ async def in_time(run: Run, handler: Handler, when: float) -> Outcome[Any] | asy
 def timed_out(run: Run, span: float, cut: BaseException | None) -> Outcome[Any]:
     """The outcome of an attempt that took longer than `span` seconds."""
     said = f"attempt {run.attempt} took longer than its timeout of {text(span)}"
+    for note in getattr(cut, "__notes__", ()):  # what it was waiting for
+        said = f"{said}; {note}"
     error = RunTimeout(f"{run.job.name}: {said}")
     error.__cause__ = cut  # where it was cut off: the traceback says
     return run.finished(Status.TIMED_OUT, clock.current().now(), error=error, reason=said)
