@@ -45,12 +45,12 @@ _here = _Here()
 
 
 def _run_in(thread: int) -> Run | None:
-    """The run whose job has this thread to itself, by the library's own threads, until it ends or is given up."""
+    """The run whose job has, or had before it was given up, this thread of the library's own to itself."""
     try:
         run = current_run()
     except LookupError:
         return None
-    return run if run.thread == thread else None
+    return run if run.thread == thread or thread in run.left else None
 
 
 class Wait:
