@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from runcrew import clock
 from runcrew.abc import Handler
@@ -107,4 +107,4 @@ def checked_outcome(given: object, run: Run) -> Outcome[Any]:
     for name, instant in (("started", given.started), ("ended", given.ended), ("queued", given.queued)):
         if not isinstance(instant, float | int) and not (name == "started" and instant is None):
             raise ConfigError(f"{by} gave {name}={instant!r}, and should give seconds since the epoch")
-    return cast("Outcome[Any]", given)
+    return given  # pyright: ignore[reportUnknownVariableType]
