@@ -8,6 +8,8 @@ import sys
 import pytest
 
 PLUGIN = ("-p", "runcrew.testing.plugin")
+#: Unset, it makes pytest-asyncio warn.
+SCOPE = ("-o", "asyncio_default_fixture_loop_scope=function")
 
 
 @pytest.fixture
@@ -162,7 +164,94 @@ def test_it_lives_with_other_plugins(outside: pytest.Pytester, monkeypatch: pyte
         async def test_both():
             virtual_loop()
     """)
-    outside.runpytest().assert_outcomes(passed=3)
+    outside.runpytest(*SCOPE).assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_it_comes_before_pytest_asyncio(outside: pytest.Pytester, mode: str) -> None:
+    """Whatever pytest-asyncio takes for its own: a test with our marker runs on virtual time, any other as it says."""
+    outside.makepyfile("""
+        import asyncio, pytest
+        from hypothesis import given, settings, strategies as st
+        from runcrew.testing import VirtualLoop, virtual_loop
+
+        pytestmark = pytest.mark.asyncio
+
+        @pytest.mark.virtual
+        @pytest.mark.parametrize("hours", [1, 2])
+        async def test_function(hours, tmp_path):
+            loop = virtual_loop()
+            await asyncio.sleep(hours * 3600)
+            assert hours * 3600 == loop.time()
+
+        @pytest.mark.virtual
+        class TestClass:
+            async def test_method(self):
+                virtual_loop()
+
+            @staticmethod
+            async def test_static():
+                virtual_loop()
+
+        @pytest.mark.virtual
+        @settings(max_examples=5, database=None)
+        @given(st.integers(0, 100))
+        async def test_property(span):
+            assert 0 == virtual_loop().time()
+            await asyncio.sleep(span)
+
+        @pytest.mark.virtual
+        async def test_skips():
+            pytest.skip("not today")
+
+        @pytest.mark.virtual
+        async def test_fails():
+            one = 1
+            assert one == 2
+
+        async def test_late_mark():
+            virtual_loop()
+
+        async def test_of_theirs():
+            assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
+    """)
+    outside.makeconftest("""
+        import pytest
+
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                if item.name == "test_late_mark":
+                    item.add_marker(pytest.mark.virtual)
+    """)
+    plugins = ("-p", "pytest_asyncio.plugin", "-p", "_hypothesis_pytestplugin")
+    result = outside.runpytest(*PLUGIN, *plugins, "-o", f"asyncio_mode={mode}", *SCOPE)
+    result.assert_outcomes(passed=7, failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*assert 1 == 2*"])
+
+
+def test_it_comes_before_anyio_in_auto_mode(outside: pytest.Pytester) -> None:
+    """Where anyio takes every async test, ours runs once and on virtual time, whatever carries the marker."""
+    outside.makepyfile("""
+        import asyncio, pytest
+        from runcrew.testing import virtual_loop
+
+        @pytest.mark.virtual
+        async def test_function():
+            virtual_loop()
+
+        @pytest.mark.virtual
+        class TestClass:
+            async def test_method(self):
+                virtual_loop()
+
+        @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+        async def test_of_theirs():
+            with pytest.raises(RuntimeError):
+                virtual_loop()
+    """)
+    result = outside.runpytest(*PLUGIN, "-p", "anyio.pytest_plugin", "-o", "anyio_mode=auto", "-v")
+    result.assert_outcomes(passed=3)
+    result.stdout.no_fnmatch_line("*test_function[[]*")
 
 
 def test_the_marker_is_listed(outside: pytest.Pytester) -> None:
