@@ -241,6 +241,8 @@ class Run:
     done: tuple[float, float | None] | None = None
     #: Hears that the job says it is ready to serve, on whatever thread the job is.
     on_ready: Callable[[], None] | None = None
+    #: Hears, on the loop, that the thread of an attempt was abandoned (a `runcrew.backends.AbandonedCall`).
+    on_abandoned: Callable[[Any], None] | None = None
     #: Ends a pause between two attempts at once; set while there is one.
     wake: Callable[[], None] | None = None
     #: The latest attempts that did not succeed.

@@ -140,7 +140,9 @@ def test_an_abandoned_call_goes_on_alone(new: MakePool, gate: Any, until: Until)
     asyncio.run(main())
 
 
-def test_at_the_cap_the_pool_is_stalled(new: MakePool, new_gate: MakeGate, until: Until) -> None:
+def test_at_the_cap_the_pool_is_stalled(
+    new: MakePool, new_gate: MakeGate, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
     """When no more threads are replaced the pool says so, calls stay queued, and go on as soon as one returns."""
     told: list[Threads] = []
     pool = new(1, max_abandoned=1, on_stalled=told.append)
@@ -164,6 +166,10 @@ def test_at_the_cap_the_pool_is_stalled(new: MakePool, new_gate: MakeGate, until
         await until(lambda: pool.stats().threads == 1)
 
     asyncio.run(main())
+    (record,) = caplog.records
+    assert "ERROR" == record.levelname
+    assert "the threads 'runcrew' are stalled: all 2 of them" in record.message
+    assert record.message.endswith(" in runcrew-2")
 
 
 def test_zero_means_no_replacement(new: MakePool, caplog: pytest.LogCaptureFixture, gate: Any) -> None:
@@ -185,7 +191,9 @@ def test_zero_means_no_replacement(new: MakePool, caplog: pytest.LogCaptureFixtu
         assert (1, 0, False) == (pool.stats().threads, pool.abandoned, pool.stalled)
 
     asyncio.run(main())
-    assert ["on_stalled of the threads 'runcrew' failed"] == [record.message for record in caplog.records]
+    stalled, failed = (record.message for record in caplog.records)
+    assert stalled.startswith("the threads 'runcrew' are stalled: all 1 of them")
+    assert "on_stalled of the threads 'runcrew' failed" == failed
 
 
 def test_as_many_are_replaced_as_there_are_places(new: MakePool, new_gate: MakeGate, until: Until) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from runcrew.abc import Backend
 from runcrew.backends import LoopBackend, NoThread, ThreadBackend, Threads, choose, shared
+from runcrew.backends.guarded import call_job_in_thread
 from runcrew.errors import ConfigError
 from runcrew.job import Job, Outcome, Run, Status, current_run
 
@@ -247,6 +248,102 @@ async def test_a_given_up_thread_does_not_disturb_the_next_attempt(pool: Threads
     await until(lambda: pool.abandoned == 0)
     assert [False, True] == seen
     assert outcome.ok
+
+
+@pytest.mark.virtual
+async def test_a_job_that_heeds_while_the_next_attempt_begins_is_not_logged(
+    pool: Threads, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that ends because it was told has not failed, also where its run is at the next attempt by then."""
+    told, go = threading.Event(), threading.Event()
+
+    def job() -> None:
+        try:
+            current_run().sleep(3600)
+        finally:
+            told.set()
+            go.wait(10)
+
+    run = Run(Job(job))
+    task = asyncio.create_task(ThreadBackend(pool).handle(run))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait([task])
+    run.next_attempt()
+    await until(told.is_set)
+    go.set()
+    await until(lambda: pool.abandoned == 0)
+    assert [] == caplog.records
+
+
+@pytest.mark.virtual
+async def test_an_attempt_that_was_given_up_never_begins(pool: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is held up before its first line neither calls the job later nor touches the next attempt."""
+    taken, go = threading.Event(), threading.Event()
+    ran: list[int] = []
+
+    def held_up(run: Run, turn: Any) -> Any:
+        taken.set()
+        assert go.wait(10)
+        return call_job_in_thread(run, turn)
+
+    run = Run(Job(lambda: ran.append(1)))
+    with monkeypatch.context() as patch:
+        patch.setattr("runcrew.backends.threaded.call_job_in_thread", held_up)
+        backend = ThreadBackend(pool)
+        task = asyncio.create_task(backend.handle(run))
+        await until(taken.is_set)
+        task.cancel()
+        await asyncio.wait([task])
+    assert () == backend.abandoned
+    run.next_attempt()
+    go.set()
+    await until(lambda: pool.abandoned == 0)
+    assert ([], None, False, None) == (ran, run.started, run.in_thread, run.thread)
+
+
+@pytest.mark.virtual
+async def test_no_more_are_left_behind_than_may_be(caplog: pytest.LogCaptureFixture) -> None:
+    """At `max_abandoned` an attempt waits, says so once and in a note, and goes on as soon as one has ended."""
+    pool = Threads(None)
+    backend = ThreadBackend(pool, max_abandoned=2)
+    heard: list[Any] = []
+    deaf = [Deaf(), Deaf()]
+    for job in deaf:
+        run = Run(Job(job, "deaf"))
+        run.on_abandoned = heard.append
+        task = asyncio.create_task(backend.handle(run))
+        await until(job.begun.is_set)
+        task.cancel()
+        await asyncio.wait([task])
+    assert heard == list(backend.abandoned)
+    assert [True, True] == ["of deaf, attempt 1>" in given.name for given in heard]
+    for _ in range(2):
+        task = asyncio.create_task(backend.handle(Run(Job(plain, "next"))))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        assert ["it had no thread: 2 given-up attempts of next still have one"] == caught.value.__notes__
+    (record,) = caplog.records
+    assert record.message.startswith("next waits for a thread: 2 attempts that were given up have not ended: <Run")
+    assert 2 == pool.stats().threads
+    task = asyncio.create_task(backend.handle(Run(Job(plain, "next"))))
+    await asyncio.sleep(0)
+    deaf[0].open.set()
+    await until(task.done)
+    assert task.result().ok
+    assert (heard[1],) == backend.abandoned
+    deaf[1].open.set()
+    await until(lambda: backend.abandoned == () and pool.abandoned == 0)
+    pool.shed()
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5])
+def test_a_bad_limit_is_refused(value: Any) -> None:
+    """A limit of abandoned attempts is a whole number of at least 1: with none, no attempt could begin."""
+    with pytest.raises(ConfigError, match=r"max_abandoned: .* is not a whole number of at least 1"):
+        ThreadBackend(max_abandoned=value)
 
 
 @pytest.mark.virtual

@@ -12,12 +12,17 @@ from runcrew.errors import ConfigError
 from runcrew.job import Job
 
 
-def choose(job: Job, backend: str | Backend | None = None, threads: Threads | None = None) -> Backend:
+def choose(
+    job: Job,
+    backend: str | Backend | None = None,
+    threads: Threads | None = None,
+    max_abandoned: int | None = None,
+) -> Backend:
     """The backend that is to run `job`.
 
     None: the event loop for an async job, a thread for a plain one. "loop": the event loop, where a plain job is
     called inline. "thread": a thread. Or an object with an async method `handle(run)`.
-    threads: the pool for jobs in threads; None: the shared one.
+    threads, max_abandoned: for a job in a thread, unless `backend` is an object; see `ThreadBackend`.
 
     Raises ConfigError for anything else, and for a job that the backend cannot run (its own
     `check(job)`, where it has one, says so).
@@ -25,11 +30,11 @@ def choose(job: Job, backend: str | Backend | None = None, threads: Threads | No
     chosen: Any
     match backend:
         case None:
-            chosen = LoopBackend() if job.is_async else ThreadBackend(threads)
+            chosen = LoopBackend() if job.is_async else ThreadBackend(threads, max_abandoned=max_abandoned)
         case "loop":
             chosen = LoopBackend()
         case "thread":
-            chosen = ThreadBackend(threads)
+            chosen = ThreadBackend(threads, max_abandoned=max_abandoned)
         case str():
             raise ConfigError(f'backend: {backend!r} is unknown: "loop", "thread", None, or an object with handle(run)')
         case _:

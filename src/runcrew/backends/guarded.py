@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from contextvars import Token
 from types import CoroutineType, FrameType
 from typing import Any, Final
@@ -58,15 +59,65 @@ def call_job(run: Run) -> Outcome[Any]:
     return _returned(run, value, now())
 
 
-def call_job_in_thread(run: Run) -> Outcome[Any] | None:
+class Turn:
+    """One attempt's time in a thread, as the thread and the loop that waits for it agree on it.
+
+    The thread may be held up anywhere, also before its first line, and the run may be at its next attempt by
+    then: so beginning, ending and giving up exclude each other.
+
+    on_return: called in the thread when an attempt that was given up while it ran has ended.
+    """
+
+    __slots__ = ("_lock", "_on_return", "ended", "given_up", "thread")
+
+    def __init__(self, on_return: Callable[[Turn], None]) -> None:
+        self._on_return = on_return
+        self._lock = threading.Lock()
+        #: Where it runs, once it has begun.
+        self.thread: threading.Thread | None = None
+        self.given_up = self.ended = False
+
+    def begin(self, run: Run) -> bool:
+        """In the thread: whether the attempt may begin; the run then says where it is."""
+        thread = threading.current_thread()
+        with self._lock:
+            if self.given_up:
+                return False
+            # In this order: who asks it to end says why first and looks at `in_thread` next: one sees the other.
+            run.in_thread, run.thread = True, thread.ident
+            if run.why is not None:
+                return False
+            self.thread = thread
+            return True
+
+    def end(self) -> None:
+        """In the thread: the job has ended."""
+        with self._lock:
+            self.ended = True
+        if self.given_up:
+            self._on_return(self)
+
+    def give_up(self) -> bool:
+        """On the loop: it never begins, or nobody waits for it. Whether it is running."""
+        with self._lock:
+            self.given_up = True
+            return self.thread is not None and not self.ended
+
+
+def call_job_in_thread(run: Run, turn: Turn) -> Outcome[Any] | None:
     """Carry out one attempt of a plain job in this thread, in a context of its own.
 
     None: it ended because it was asked to, or never began because of that. Never raises.
     """
-    # In this order: who asks it to end says why first and looks at `in_thread` next, so one of us sees the other.
-    run.in_thread, run.thread = True, threading.get_ident()
-    if run.why is not None:
+    if not turn.begin(run):
         return None
+    try:
+        return _carry_out(run, turn)
+    finally:
+        turn.end()
+
+
+def _carry_out(run: Run, turn: Turn) -> Outcome[Any] | None:
     now = clocks.current().now
     if run.started is None:
         run.started = now()
@@ -74,7 +125,7 @@ def call_job_in_thread(run: Run) -> Outcome[Any] | None:
     try:
         value = run.job.fn(*run.args, **run.kwargs)
     except asyncio.CancelledError as error:
-        if run.told or run.why is not None:
+        if run.told or turn.given_up or run.why is not None:  # `told` may be that of the next attempt by now
             return None
         return run.finished(Status.FAILED, now(), error=error)
     except BaseException as error:

@@ -18,7 +18,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -52,6 +52,8 @@ class AbandonedCall:
     name: str
     thread: str
     since: float
+    #: The thread's ident.
+    ident: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Threads:
         place until they return. 0: none is. None: as many as `max_threads`.
     name: what the threads are called, with a number behind.
     on_stalled: called with the pool when every place is held by an abandoned thread that is not
-        replaced; in the thread that gave up the last one. What it raises is logged.
+        replaced, which is logged as an error; in the thread that gave up the last one. What it raises is logged.
 
     Nothing starts before the first call. The threads are daemons: an interpreter that ends does not wait
     for them. In a forked child the pool is empty and can be used. Raises ConfigError for bad values.
@@ -112,8 +114,8 @@ class Threads:
         name: str = "runcrew",
         on_stalled: Callable[[Threads], object] | None = None,
     ) -> None:
-        self.max_threads = _count(max_threads, "max_threads", 1)
-        self.max_abandoned = _count(max_abandoned, "max_abandoned", 0)
+        self.max_threads = at_least(max_threads, "max_threads", 1)
+        self.max_abandoned = at_least(max_abandoned, "max_abandoned", 0)
         if max_abandoned is None:
             self.max_abandoned = max_threads
         elif max_threads is None:
@@ -360,15 +362,22 @@ class Threads:
         with self._lock:
             if not call._give_up(given_up()):
                 return False
-            thread = next((w.thread.name for w in list(self._workers) if w.call is call), "?")
-            self._abandoned[call] = AbandonedCall(name, thread, call._clock.now())
+            thread = next((w.thread for w in list(self._workers) if w.call is call), None)
+            where, ident = ("?", None) if thread is None else (thread.name, thread.ident)
+            self._abandoned[call] = AbandonedCall(name, where, call._clock.now(), ident)
             self._look_for_room()
         return True
 
     def _after_abandoning(self) -> None:
         if self._queue and not self._coming:
             self._bring()
-        if self.stalled and self.on_stalled is not None:
+        if not self.stalled:
+            return
+        _log.error(
+            "the threads %r are stalled: all %d of them run given-up calls, and others wait until one ends: %s",
+            self.name, len(self._abandoned), listed(self.stats().abandoned),
+        )  # fmt: skip
+        if self.on_stalled is not None:
             try:
                 self.on_stalled(self)
             except Exception:
@@ -435,7 +444,13 @@ class Threads:
                 call._give_up(RunInterrupted("the call was left behind in the parent process"))
 
 
-def _count(value: int | None, name: str, least: int) -> int | None:
+def listed(calls: Iterable[AbandonedCall]) -> str:
+    """Abandoned calls by name, for a message."""
+    return ", ".join(f"{call.name} in {call.thread}" for call in calls)
+
+
+def at_least(value: int | None, name: str, least: int) -> int | None:
+    """`value`. Raises ConfigError unless it is None or a whole number of at least `least`."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise ConfigError(f"{name}: {value!r} is not a whole number of at least {least}; None means no limit")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,17 +12,22 @@ from typing import Any, Final
 
 from runcrew import clock
 from runcrew.abc import AttemptStore, Backend
-from runcrew.backends import choose, services
+from runcrew.backends import AbandonedCall, choose, services
 from runcrew.durations import Duration, text
 from runcrew.errors import Done, StopTree, brief
 from runcrew.events import RunEnded, RunRetried, RunStarted, ThreadAbandoned
 from runcrew.insight import Meter, RunStats
 from runcrew.job import Job, Outcome, Run, Status
 from runcrew.lifecycle import BaseService, Execution, Hooks, State, Stuck
+from runcrew.lifecycle.service import GRACE
+from runcrew.lifecycle.tasks import thread_stack
 from runcrew.policies import Options, chain, describe
 from runcrew.supervise.decide import OnFailure, check_on_failure
 
 _log: Final = logging.getLogger("runcrew")
+
+#: So many attempts of one service that were given up may be at work in threads; then the next waits for one to end.
+MAX_ABANDONED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class ServiceStats:
     next_at: datetime | None = None
     missed: int = 0
     paused: bool = False
+    #: Attempts that were given up and are still at work in their threads, over all lives; the oldest first.
+    abandoned: tuple[AbandonedCall, ...] = ()
 
 
 class JobService(BaseService):
@@ -70,10 +78,11 @@ class JobService(BaseService):
         self.job = Job(fn, name)
         super().__init__(self.job.name, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout)
         #: What a supervisor does when this service fails for good; None: what it does for all.
-        self.on_failure = None if on_failure is None else check_on_failure(on_failure)
+        self.on_failure: OnFailure | None = None if on_failure is None else check_on_failure(on_failure)
         #: Where a supervisor keeps retry state over restarts; None: fresh in every run.
         self.attempts: AttemptStore | None = None
-        where = choose(self.job, backend, services())
+        where = choose(self.job, backend, services(), MAX_ABANDONED)
+        self._backend = where
         self._handler = chain(self.job, where, options, on_retry=self._retried, attempts=_KeptAttempts(self))
         self._chain = describe(self.job, where, options)
         self._meter = Meter()
@@ -84,6 +93,8 @@ class JobService(BaseService):
         #: Whether the last run had been told to end: what it raised then may come of that.
         self.was_told = False
         self._execution: Execution | None = None
+        #: What this life's stop gave up: named in its report already.
+        self._let_go: AbandonedCall | None = None
 
     def describe(self) -> tuple[str, ...]:
         """The chain that each run goes through, outermost first, in words."""
@@ -99,6 +110,7 @@ class JobService(BaseService):
     def _begin_run(self, cause: str, on_ready: Callable[[], None] | None = None) -> None:
         run = Run(self.job)
         run.cause, run.service, run.queued, run.on_ready = cause, self.name, clock.current().now(), on_ready
+        run.on_abandoned = functools.partial(self._abandoned, run.id)
         self._meter.began()
         self._execution = Execution(run, self._handler, self._run_ended, self._work_context())
         _log.debug("%s: run %s begins", self.name, run.id, extra={"service": self.name, "run": run.id})
@@ -131,6 +143,7 @@ class JobService(BaseService):
 
     def _settle(self, run: Run, outcome: Outcome[Any]) -> None:
         """This is what came of a run, whatever its service is at by now."""
+        run.on_abandoned = None  # what a job leaves behind may keep its run, and should not keep us
         self._last = outcome
         self._meter.ended(outcome)
         self._tell_end(run, outcome)
@@ -166,10 +179,28 @@ class JobService(BaseService):
         if execution is None:
             return False
         in_thread = execution.run.in_thread
-        if in_thread and self.hub.wants(ThreadAbandoned):
-            self.hub.emit(ThreadAbandoned(clock.current().now(), self.name, execution.run.id))
         execution.abandon(Status.INTERRUPTED, "it would not stop, and was abandoned")
         return in_thread
+
+    def _abandoned(self, run_id: str, given: AbandonedCall) -> None:
+        if self._life.stuck:
+            self._let_go = given
+        if self.hub.wants(ThreadAbandoned):
+            self.hub.emit(ThreadAbandoned(given.since, self.name, run_id))
+
+    def _left_at_work(self) -> tuple[AbandonedCall, ...]:
+        left: tuple[AbandonedCall, ...] = getattr(self._backend, "abandoned", ())
+        return left
+
+    def _end_life(self) -> None:
+        # One that was told just now may be on its way out: only what has had its grace would not stop.
+        late = clock.current().now() - GRACE
+        self._life.stuck += tuple(
+            Stuck(self.name, f"the abandoned thread {given.thread} of {given.name}", thread_stack(given.ident))
+            for given in self._left_at_work()
+            if given.since <= late and given is not self._let_go
+        )
+        super()._end_life()
 
     def _forsake(self) -> None:
         execution, self._execution = self._execution, None
@@ -218,7 +249,10 @@ class JobService(BaseService):
             started = None if run.started is None else clock.utc(run.started)
             running, retries = (RunningNow(run.id, run.attempt, started, run.done),), run.attempt - 1
         runs = self._meter.snapshot(retries)
-        return ServiceStats(self.name, self._state, self._generation, runs, running, self._last, self.error)
+        return ServiceStats(
+            self.name, self._state, self._generation, runs, running, self._last, self.error,
+            abandoned=self._left_at_work(),
+        )  # fmt: skip
 
 
 class _KeptAttempts:
