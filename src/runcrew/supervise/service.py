@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from runcrew import clock
 from runcrew.abc import AttemptStore, Backend
-from runcrew.backends import AbandonedCall, choose, services
+from runcrew.backends import AbandonedCall, ThreadBackend, choose, services
 from runcrew.durations import Duration, text
 from runcrew.errors import Done, StopTree, brief
 from runcrew.events import RunEnded, RunRetried, RunStarted, ThreadAbandoned
@@ -189,8 +189,7 @@ class JobService(BaseService):
             self.hub.emit(ThreadAbandoned(given.since, self.name, run_id))
 
     def _left_at_work(self) -> tuple[AbandonedCall, ...]:
-        left: tuple[AbandonedCall, ...] = getattr(self._backend, "abandoned", ())
-        return left
+        return self._backend.abandoned if isinstance(self._backend, ThreadBackend) else ()
 
     def _end_life(self) -> None:
         # One that was told just now may be on its way out: only what has had its grace would not stop.
