@@ -81,6 +81,33 @@ async def test_a_life(make: Make) -> None:
 
 @every_kind
 @pytest.mark.virtual
+async def test_it_can_be_asked_in_every_state(make: Make) -> None:
+    """State, stats and report can be looked at whenever anybody likes, and agree."""
+    service: Any = make(on_stopping=hook)
+
+    def look(state: str) -> None:
+        stats = service.stats()
+        assert (state, state, service.generation, service.name) == (
+            service.state,
+            stats.state,
+            stats.generation,
+            stats.name,
+        )
+        assert service.state.over is (service.report is not None)
+        assert state in repr(service)
+
+    look("new")
+    await service.start()
+    look("running")
+    stop = asyncio.create_task(service.stop())
+    await asyncio.sleep(0.5)
+    look("stopping")
+    await stop
+    look("stopped")
+
+
+@every_kind
+@pytest.mark.virtual
 async def test_a_failed_service_can_be_started_again(make: Make) -> None:
     """From failed a start begins a new life in which nothing of the failure is left."""
     fails = [True]

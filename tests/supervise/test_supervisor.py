@@ -197,6 +197,22 @@ async def test_the_child_says_it_or_else_its_supervisor() -> None:
     assert 2 == len((await supervisor.stop()).errors)
 
 
+@pytest.mark.virtual
+async def test_what_is_kept_of_failures_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children that come, fail and go for ever need no more and more memory: the first errors are kept, all counted."""
+    monkeypatch.setattr("runcrew.supervise.supervisor.KEPT", 3)
+    supervisor = rc.Supervisor(keep_open=True, name="top", on_failure="isolate")
+    await supervisor.start()
+    for n in range(10):
+        supervisor.add(rc.OneShot(after(1, OSError(str(n))), name="child"))
+        await asyncio.sleep(2)
+        await supervisor.remove("child")
+    await supervisor.stop()
+    with pytest.raises(ExceptionGroup, match=r"top: 10 permanent error\(s\), the first 3 of them here") as caught:
+        await supervisor.wait()
+    assert ["OSError: 0", "OSError: 1", "OSError: 2"] == errors_of(caught.value)
+
+
 class Foreign:
     """A service of a user, without anything that it need not have."""
 

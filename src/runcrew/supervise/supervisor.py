@@ -33,6 +33,10 @@ from runcrew.workers.restart import DEFAULT_BACKOFF
 
 _log: Final = logging.getLogger("runcrew")
 
+#: So many permanent errors are kept, the first ones: what runs for ever with children that come, fail and go
+#: needs no more memory for that. The others are counted, and have been logged.
+KEPT: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class SupervisorStats:
@@ -91,6 +95,7 @@ class Supervisor(BaseService):
     def _begin_life(self) -> None:
         super()._begin_life()
         self._failures: list[Exception] = []
+        self._failure_count = 0
         self._helpers: dict[asyncio.Task[Any], str] = {}
 
     #: Whether a stop takes all children at once, or one by one in reverse order of adding.
@@ -308,7 +313,12 @@ class Supervisor(BaseService):
     def _keep(self, child: Child, end: End) -> None:
         self._life.stop_tree = self._life.stop_tree or end.stops_tree
         if end.failed and child.error is not None:
-            self._failures.append(child.error)
+            self._add_failure(child.error)
+
+    def _add_failure(self, error: Exception) -> None:
+        self._failure_count += 1
+        if len(self._failures) < KEPT:
+            self._failures.append(error)
 
     def _decide(self, child: Child, end: End) -> None:
         assert self._loop is not None
@@ -320,7 +330,7 @@ class Supervisor(BaseService):
         self._keep(child, end)
         if isinstance(decision, StopAll):
             if decision.error is not None:
-                self._failures.append(decision.error)
+                self._add_failure(decision.error)
             level = logging.ERROR if end.failed else logging.INFO
             _log.log(level, "%s stops: %s ended, and %s", self.name, child.name, decision.reason)
             self._begin_stop(self._stop_timeout)
@@ -415,7 +425,7 @@ class Supervisor(BaseService):
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             _log.error("%s: stopping %s failed: %s", self.name, child.name, brief(error), exc_info=error)
-            self._failures.append(child.as_exception(error))
+            self._add_failure(child.as_exception(error))
 
     def _grace(self) -> float:
         grace = GRACE + max((service._grace() for _, service in self._children.ours()), default=GRACE)
@@ -453,8 +463,9 @@ class Supervisor(BaseService):
             if helper is not asyncio.current_task():
                 helper.cancel()
         if self._failures:
-            count = len(self._failures)
-            self._fail(ExceptionGroup(f"{self.name}: {count} permanent error(s)", self._failures))
+            first = f", the first {KEPT} of them here" if self._failure_count > KEPT else ""
+            said = f"{self.name}: {self._failure_count} permanent error(s){first}"
+            self._fail(ExceptionGroup(said, self._failures))
         super()._end_life()
 
     def _errors(self) -> tuple[BaseException, ...]:
