@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -71,7 +72,7 @@ def a_next_tick_at_the_end(patch: pytest.MonkeyPatch) -> None:
 
     def after_run(self: Interval, outcome: Outcome[Any], *, finished: bool) -> None:
         if outcome.status is Status.SUCCEEDED and not finished:
-            self._next(self._ticks.after(self._tick.due, self._tick.due))
+            self._next(self._ticks.after(self._tick, self._tick.due))
         else:
             original(self, outcome, finished=finished)
 
@@ -159,7 +160,7 @@ def one_future_for_all(patch: pytest.MonkeyPatch) -> None:
 def missed_ticks_untold(patch: pytest.MonkeyPatch) -> None:
     """Ticks that were missed are passed over in silence."""
     original = Ticks.after
-    patch.setattr(Ticks, "after", lambda self, last, now: Tick(original(self, last, now).due))
+    patch.setattr(Ticks, "after", lambda self, last, now: replace(original(self, last, now), missed=0))
 
 
 def grid_shifts(patch: pytest.MonkeyPatch) -> None:
@@ -170,9 +171,9 @@ def grid_shifts(patch: pytest.MonkeyPatch) -> None:
 def tick_over_and_over(patch: pytest.MonkeyPatch) -> None:
     """A tick that was late is not left behind."""
 
-    def after(self: Ticks, last: float, now: float) -> Tick:
+    def after(self: Ticks, last: Tick, now: float) -> Tick:
         tick = original(self, last, now)
-        return Tick(last) if tick.missed else tick
+        return last if tick.missed else tick
 
     original = Ticks.after
     patch.setattr(Ticks, "after", after)
@@ -185,7 +186,7 @@ def resume_skips_one(patch: pytest.MonkeyPatch) -> None:
         if self._paused:
             self._paused = False
             if self._execution is None and self._state == "running":
-                self._next(self._ticks.skip_to(self._tick.due, self._tick.due))
+                self._next(self._ticks.skip_to(self._tick, self._tick.due))
 
     patch.setattr(Interval, "resume", resume)
 

@@ -64,6 +64,20 @@ async def test_it_runs_at_once_and_then_at_every_tick() -> None:
 
 
 @pytest.mark.virtual
+async def test_no_rounding_adds_up() -> None:
+    """After 10 000 ticks of a millisecond the last came when it was due, to the microsecond."""
+    calls: list[float] = []
+
+    async def job() -> None:
+        calls.append(clock.current().now())
+        if len(calls) == 10_001:
+            raise rc.Done
+
+    await rc.Interval(job, "1ms").run()
+    assert abs(calls[-1] - calls[0] - 10) < 2e-6
+
+
+@pytest.mark.virtual
 @pytest.mark.defect("D3.18")
 async def test_a_fixed_rate_does_not_drift() -> None:
     """However long runs and retries take, ticks stay on the grid of the first."""

@@ -113,7 +113,7 @@ class Interval(JobService):
             self._work_ended()
         else:
             follow = self._ticks.skip_to if self._paused else self._ticks.after
-            self._next(follow(self._tick.due, clock.current().now()))
+            self._next(follow(self._tick, clock.current().now()))
 
     def _accept_no_more(self) -> None:
         self._cancel_timer()
@@ -151,9 +151,9 @@ class Interval(JobService):
 
     def _pause_behind(self, now: float) -> None:
         """What was due before the pause, while a run is under way, will not be run: it is missed."""
-        pending = self._ticks.after(self._tick.due, now)
+        pending = self._ticks.after(self._tick, now)
         if pending.due <= now:
-            self._tick = Tick(pending.due)
+            self._tick = replace(pending, missed=0)
             self._tell_missed(pending.missed + 1)
 
     def resume(self) -> None:
@@ -175,12 +175,12 @@ class Interval(JobService):
         """The tick that is waited for; after a pause, the first that is still to come."""
         now = clock.current().now()
         gone = self._paused and self._tick.due <= now
-        return self._ticks.skip_to(self._tick.due, now) if gone else self._tick
+        return self._ticks.skip_to(self._tick, now) if gone else self._tick
 
     def _stay_ahead(self, tick: Tick) -> None:
         """What follows the run under way is this tick, not the one after it."""
         if self._ticks.mode == "rate":
-            self._tick = Tick(tick.due - self._ticks.every)
+            self._tick = self._ticks.before(tick)
 
     def trigger(self) -> bool:
         """Run now, out of turn, also while paused; the grid of ticks stays.

@@ -19,8 +19,15 @@ First = Literal["now", "after", "aligned"]
 class Tick:
     """When to run next, and how many ticks were passed over to get there."""
 
-    due: float
+    anchor: float
     missed: int = 0
+    number: int = 0
+    every: float = 0.0
+
+    @property
+    def due(self) -> float:
+        """A product from the anchor: a sum of many intervals would be off by as many roundings."""
+        return self.anchor + self.number * self.every
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +51,29 @@ class Ticks:
             case "now":
                 return Tick(now)
             case "after":
-                return Tick(now + self.every)
+                return self._step(Tick(now), 1)
             case "aligned":
-                return Tick(self._aligned(now))
+                return self._step(Tick(0.0), math.ceil(now / self.every - 1e-9))
 
-    def after(self, last: float, now: float) -> Tick:
-        """The tick after the one due at `last`, whose run ended now."""
+    def after(self, last: Tick, now: float) -> Tick:
+        """The tick after `last`, whose run ended now."""
         if self.mode == "delay":
             return Tick(now + self.every)
-        behind = (now - last) / self.every
+        behind = (now - last.due) / self.every
         if behind < 1:
-            return Tick(last + self.every)
+            return self._step(last, 1)
         passed = math.floor(behind + 1e-9)
-        return Tick(last + passed * self.every, passed - 1)
+        return self._step(last, passed, passed - 1)
 
-    def skip_to(self, last: float, now: float) -> Tick:
+    def before(self, tick: Tick) -> Tick:
+        """The tick that this one follows."""
+        return self._step(tick, -1)
+
+    def skip_to(self, last: Tick, now: float) -> Tick:
         """The first tick that is still to come, for one that was paused; what was passed over is not missed."""
         if self.mode == "delay":
             return Tick(now + self.every)
-        steps = max(1, math.ceil((now - last) / self.every - 1e-9))
-        return Tick(last + steps * self.every)
+        return self._step(last, max(1, math.ceil((now - last.due) / self.every - 1e-9)))
 
-    def _aligned(self, now: float) -> float:
-        return math.ceil(now / self.every - 1e-9) * self.every
+    def _step(self, tick: Tick, steps: int, missed: int = 0) -> Tick:
+        return Tick(tick.anchor, missed, tick.number + steps, self.every)
