@@ -85,13 +85,17 @@ async def test_threads_that_came_back_are_not_reported(hangs: Hangs) -> None:
 @pytest.mark.virtual
 async def test_what_a_stop_gives_up_is_reported_once(hangs: Hangs) -> None:
     """A run that would not stop is in the report as that run, not as an abandoned thread too, and told once."""
-    serve = rc.OneShot(hangs, name="serve")
+
+    async def takes_long() -> None:
+        await asyncio.sleep(3)
+
+    serve = rc.OneShot(hangs, name="serve", on_stopped=takes_long)
     heard: list[events.Event] = []
     serve.subscribe(heard.append, events.ThreadAbandoned)
     await serve.start()
     while not hangs.begun:
         await asyncio.sleep(0)
-    report = await serve.stop(1)
+    report = await serve.stop(20)
     assert ["run "] == [stuck.what[:4] for stuck in report.would_not_stop]
     assert 1 == len(heard) == len(serve.stats().abandoned)
     await hangs.let_go(serve)
