@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import runcrew as rc
 from runcrew.durations import LONGEST
 from runcrew.errors import ConfigError, NoRetry
 from runcrew.policies import (
@@ -135,6 +136,35 @@ def test_one_fatal_leaf_is_fatal_for_all_rules() -> None:
     for leaf in (C(), NoRetry()):
         error = ExceptionGroup("g", [A(), ExceptionGroup("inner", [B(), leaf])])
         assert isinstance(decide([Retry(A), Retry(B)], FRESH, error, now=0.0), GiveUp)
+
+
+def nested(leaf: Exception, depth: int) -> Exception:
+    """An error under so many groups."""
+    for _ in range(depth):
+        leaf = ExceptionGroup("one more", [leaf])
+    return leaf
+
+
+@pytest.mark.parametrize("rules", [[Retry(KeyError)], [Retry(OSError), Retry(KeyError)]])
+@pytest.mark.parametrize(("depth", "again"), [(64, True), (65, False), (2000, False)])
+def test_groups_in_groups_are_opened_up_to_a_bound(rules: list[Retry], depth: int, again: bool) -> None:
+    """A leaf under 64 groups is found; what lies deeper matches nothing, and is no RecursionError."""
+    decision = decide(rules, FRESH, nested(KeyError(), depth), now=0)
+    assert again == isinstance(decision, Wait)
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("depth", [400, 2000])
+async def test_too_deep_a_nest_stays_the_outcome(depth: int) -> None:
+    """However deep the groups of a job's error lie: it is the job's own error that comes out, and no other."""
+    error = nested(KeyError(), depth)
+
+    async def job() -> None:
+        raise error
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await rc.call(job, retry=[Retry(KeyError), Retry(OSError)])
+    assert raised.value is error
 
 
 def test_a_group_that_is_the_cause_of_its_leaf_ends() -> None:

@@ -2,7 +2,8 @@
 
 An error matches by itself or by what it was raised from (`__cause__`, which its author wrote down; not
 `__context__`, which only says what else was going on). A group of errors matches when every leaf does,
-or when a class of groups was named. What holds a NoRetry, a Done or a StopTree never matches.
+or when a class of groups was named. What holds a NoRetry, a Done or a StopTree never matches, nor do leaves
+under more than `DEEPEST` groups.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from runcrew.policies.guard import check_plain, guarded, is_listed, named
 Matchable: TypeAlias = type[Exception] | Exception
 
 FINAL: Final = (NoRetry, Done, StopTree)
+#: So many groups may lie in one another for their leaves to be looked at: more would end in a RecursionError.
+DEEPEST: Final = 64
 _REMEDY: Final = "give exception classes (ConnectionError), exception objects, or when=a function of the error"
 
 
@@ -48,15 +51,16 @@ class Matcher:
             return ()
         return self.look(error)
 
-    def look(self, error: Exception) -> tuple[Exception, ...]:
-        """The same for an error that is known not to be final."""
+    def look(self, error: Exception, deep: int = DEEPEST) -> tuple[Exception, ...]:
+        """The same for an error that is known not to be final, opening at most so many groups in one another."""
         if error.__cause__ is None and not isinstance(error, BaseExceptionGroup):
             return (error,) if self._means(error) else ()
-        return tuple(self._look(error, {}).values())
+        return tuple(self._look(error, {}, deep).values())
 
-    def _look(self, error: BaseException, known: dict[int, dict[int, Exception]]) -> dict[int, Exception]:
+    def _look(self, error: BaseException, known: dict[int, dict[int, Exception]], deep: int) -> dict[int, Exception]:
         """`known` holds what each error came to, and nothing for those under way: so a cycle ends.
 
+        deep: so many groups may still be opened.
         By identity all the way, because an error may define `==` and so have no hash.
         """
         found: dict[int, Exception] = {}
@@ -72,7 +76,7 @@ class Matcher:
                 found = {id(node): node}
                 break
             if leaves := leaves_of(node):  # a group is judged by its leaves alone: one that is fatal wins
-                found = self._look_at_leaves(leaves, known)
+                found = self._look_at_leaves(leaves, known, deep) if deep else {}
                 break
             node = node.__cause__
         for node in passed:
@@ -80,11 +84,11 @@ class Matcher:
         return found
 
     def _look_at_leaves(
-        self, leaves: tuple[BaseException, ...], known: dict[int, dict[int, Exception]]
+        self, leaves: tuple[BaseException, ...], known: dict[int, dict[int, Exception]], deep: int
     ) -> dict[int, Exception]:
         found: dict[int, Exception] = {}
         for leaf in leaves:
-            of_leaf = self._look(leaf, known)
+            of_leaf = self._look(leaf, known, deep - 1)
             if not of_leaf:
                 return {}
             found |= of_leaf

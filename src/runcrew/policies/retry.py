@@ -18,7 +18,7 @@ from runcrew.durations import LONGEST, text
 from runcrew.errors import ConfigError, brief
 from runcrew.policies.backoff import Backoff, Constant, Custom, Exponential, checked
 from runcrew.policies.guard import check_plain, log, named
-from runcrew.policies.match import FINAL, Matchable, Matcher, group_in, is_final, leaves_of
+from runcrew.policies.match import DEEPEST, FINAL, Matchable, Matcher, group_in, is_final, leaves_of
 
 
 class Unlimited(Enum):
@@ -254,7 +254,7 @@ def decide(
                 break
             found += 1
     else:
-        found, matched = _assign(rules, error, {}) or (len(rules), ())
+        found, matched = _assign(rules, error, {}, DEEPEST) or (len(rules), ())
     if found == len(rules):
         return GiveUp(f"no retry rule matches {type(error).__name__}")
     rule, made, previous = rules[found], 0, None
@@ -279,23 +279,24 @@ def decide(
 _Match: TypeAlias = tuple[int, Sequence[Exception]]
 
 
-def _assign(rules: Sequence[Retry], error: BaseException, known: dict[int, _Match | None]) -> _Match | None:
+def _assign(rules: Sequence[Retry], error: BaseException, known: dict[int, _Match | None], deep: int) -> _Match | None:
     """The rule to charge: the first that takes the whole error.
 
     Failing that, of a group whose every leaf has some rule: the one of these that stands first. `known`
-    holds what each group came to, and None for those under way: so a cycle ends.
+    holds what each group came to, and None for those under way: so a cycle ends. `deep`: so many groups may
+    still be opened.
     """
     if not isinstance(error, Exception):
         return None
     for index, rule in enumerate(rules):
-        if matched := rule._matcher.look(error):
+        if matched := rule._matcher.look(error, deep):
             return index, matched
     group = group_in(error)
-    if group is None or len(rules) < 2:
+    if group is None or len(rules) < 2 or not deep:
         return None
     if id(group) not in known:
         known[id(group)] = None
-        leaves = [_assign(rules, leaf, known) for leaf in leaves_of(group)]
+        leaves = [_assign(rules, leaf, known, deep - 1) for leaf in leaves_of(group)]
         known[id(group)] = None if None in leaves else min(filter(None, leaves), key=itemgetter(0))
     return known[id(group)]
 
