@@ -70,13 +70,15 @@ def test_no_delay_turns_negative_where_integers_would() -> None:
     assert sorted(delays) == delays
     assert LONGEST == delays[-1]
     assert 0 < min(delays)
+    smallest = Exponential(1e-9, jitter="none")  # a nanosecond, doubled until it has no room in 64 bits
+    assert [LONGEST] * 4 == [smallest.delay(n) for n in range(62, 66)]
 
 
 @settings(deadline=None)
 @given(
-    initial=st.floats(1e-6, LONGEST),
+    initial=st.floats(1e-9, LONGEST),
     factor=st.floats(1e-300, 1e300),
-    cap=st.none() | st.floats(1e-6, LONGEST),
+    cap=st.none() | st.floats(1e-9, LONGEST),
     jitter=st.sampled_from(JITTERS),
     n=st.integers(0, 10**6) | st.just(10**320),
     previous=st.none() | st.floats(0, LONGEST),
