@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -408,6 +409,24 @@ async def test_a_wait_in_an_async_job_must_be_awaited() -> None:
 
     with pytest.raises(RuntimeError, match="await it"):
         await rc.OneShot(job).run()
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("wait", [lambda: current_run().sleep("5s"), lambda: current_run().wait_cancelled()])
+async def test_a_pause_that_is_never_awaited_is_told(wait: Callable[[], object]) -> None:
+    """A forgotten `await` is warned of, as that of a coroutine is; one that is awaited says nothing."""
+
+    async def job() -> None:
+        wait()
+
+    async def careful() -> None:
+        await current_run().sleep("5s")
+
+    with pytest.warns(RuntimeWarning, match="a pause of job on the event loop was never awaited"):
+        await rc.OneShot(job).run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        await rc.OneShot(careful).run()
 
 
 @pytest.mark.virtual

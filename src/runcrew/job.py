@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Generator, Mapping, MutableMapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ class Outcome(Generic[T_co]):
     started: float | None = None
     ended: float = 0.0
     attempts: int = 1
-    #: The latest attempts, oldest first, at most `HISTORY` of them.
+    #: The latest attempts, oldest first, at most `HISTORY` of them. Empty where there was one, and nothing to retry it.
     history: tuple[Attempt, ...] = ()
     reason: str = ""
 
@@ -383,11 +384,12 @@ class Pause:
     As a bool, after a wait in a thread: whether the run should end.
     """
 
-    __slots__ = ("_answer", "_raises", "_run", "_span")
+    __slots__ = ("_answer", "_forgotten", "_raises", "_run", "_span")
 
     def __init__(self, run: Run, span: float | None, *, raises: bool) -> None:
         self._run, self._span, self._raises = run, span, raises
         self._answer: bool | None = None
+        self._forgotten = False
 
     @classmethod
     def of(cls, run: Run, span: float | None, *, raises: bool) -> Pause:
@@ -401,14 +403,23 @@ class Pause:
                 f"the plain job {run.job.name} runs on the event loop and would block it: "
                 'run it in a thread (backend=None or "thread"), or make it async'
             )
+        else:
+            pause._forgotten = True  # until it is awaited
         return pause
+
+    def __del__(self) -> None:
+        if self._forgotten:
+            said = f"a pause of {self._run.job.name} on the event loop was never awaited: write `await run.…`"
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def __bool__(self) -> bool:
         if self._answer is None:
+            self._forgotten = False  # this says so
             raise RuntimeError("in an async job, await it: `if await run.wait_cancelled(…)`")
         return self._answer
 
     def __await__(self) -> Generator[Any, None, bool]:
+        self._forgotten = False
         if self._answer is None:
             self._answer = yield from self._wait().__await__()
         self._end()
