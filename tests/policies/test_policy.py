@@ -744,3 +744,19 @@ async def test_a_run_is_made_once_whoever_looks() -> None:
     runs = await job()
     assert 4 == len(runs)
     assert all(run is runs[0] for run in runs)
+
+
+@pytest.mark.virtual
+async def test_a_single_attempt_has_no_history_by_any_door() -> None:
+    """Where nothing retries, the outcome is the one attempt: alike for a decorated function and for a call."""
+
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    calls = policy(timeout="1s")(slow), policy(timeout="1s", deadline="1h")(slow), lambda: call(slow, timeout="1s")
+    for run in calls:
+        with pytest.raises(RunTimeout) as raised:
+            await run()
+        outcome = raised.value.outcome
+        assert outcome is not None
+        assert (1, ()) == (outcome.attempts, outcome.history)

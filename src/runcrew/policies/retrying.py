@@ -187,7 +187,8 @@ class Course:
             return True
         decision, self._decided = self._decided or self._decide(outcome), None
         if isinstance(decision, GiveUp):
-            self._record(outcome)
+            if self._rules:  # without any, the outcome is the only attempt: as in a chain without retry
+                self._record(outcome)
             if decision.error is not None:
                 outcome.status, outcome.error = _FAILED, decision.error
             self._end(outcome, decision.reason)
