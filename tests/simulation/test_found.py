@@ -359,3 +359,22 @@ async def test_a_backoff_that_fails_gives_the_child_up() -> None:
         await supervisor.run()
     assert ["OSError", "ConfigError"] == [type(error).__name__ for error in caught.value.exceptions]
     assert isinstance(caught.value.exceptions[1].__cause__, ZeroDivisionError)
+
+
+async def test_calls_behind_a_thread_that_waits_for_time_do_not_hold_it() -> None:
+    """A pool whose threads all wait for virtual time gets it, however many calls are in its queue."""
+    threads = rc.Threads(2, idle=0)
+    ended: list[float] = []
+
+    def work(_: int) -> None:
+        clock.current().block(1)
+        ended.append(asyncio.run_coroutine_threadsafe(now(), loop).result())
+
+    async def now() -> float:
+        return loop.time()
+
+    loop = asyncio.get_running_loop()
+    for call in [threads.submit(work, number) for number in range(6)]:
+        await call
+    assert [1.0, 1.0, 2.0, 2.0, 3.0, 3.0] == ended
+    threads.shed()

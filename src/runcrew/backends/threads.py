@@ -18,7 +18,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -397,6 +397,14 @@ class Threads:
             text = "%s failed after it had been given up, in the thread %s"
             _log.warning(text, given.name, given.thread, exc_info=error)
 
+    def _held_up(self, waiting: Sequence[int]) -> int:
+        with self._lock:
+            if self._room or self._parked or self._coming:
+                return 0
+            if not all(worker.thread is not None and worker.thread.ident in waiting for worker in self._workers):
+                return 0
+            return sum(1 for call in tuple(self._queue) if hasattr(call, "_args") and call._home is not None)
+
     # --- looking ----------------------------------------------------------------------
 
     @property
@@ -483,6 +491,11 @@ def services() -> Threads:
             if _services is None:
                 _services = Threads(None, name="runcrew-service")
     return _services
+
+
+def held_up(waiting: Sequence[int]) -> int:
+    """How many calls of event loops, in all pools, begin only when one of these threads goes on; for virtual time."""
+    return sum(pool._held_up(waiting) for pool in list(_pools.values()))
 
 
 def _after_fork_in_child() -> None:

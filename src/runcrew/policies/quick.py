@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runcrew import clock
-from runcrew.job import Job, Outcome, Run, enter, enter_unmade, leave, made
+from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade, leave, made
 from runcrew.policies.compile import Options
 from runcrew.policies.retry import FRESH, GiveUp, decide
 from runcrew.policies.retrying import Brief, Retrying, being_cancelled, follows_at_once, retrying
@@ -41,6 +41,7 @@ def _untimed(job: Job, rest: Retrying) -> Callable[..., Any]:
             except BaseException as raised:
                 leave(token)
                 if isinstance(raised, asyncio.CancelledError) and being_cancelled():
+                    _given_up(run)
                     raise
                 error = raised
             else:
@@ -59,6 +60,9 @@ def _untimed(job: Job, rest: Retrying) -> Callable[..., Any]:
             del error
         try:
             return (await rest.resume(run, Brief(None, error, now), decided, last)).unwrap()
+        except asyncio.CancelledError:
+            _given_up(run)
+            raise
         finally:
             del error, run
 
@@ -84,6 +88,7 @@ def _timed(job: Job, rest: Retrying, span: float) -> Callable[..., Any]:
             leave(token)
             cut = alarm.off() and isinstance(raised, asyncio.CancelledError)
             if not cut and isinstance(raised, asyncio.CancelledError) and being_cancelled():
+                _given_up(run)
                 raise
             error = raised
         else:
@@ -93,10 +98,21 @@ def _timed(job: Job, rest: Retrying, span: float) -> Callable[..., Any]:
         outcome = timed_out(run, span, error) if cut else Brief(None, error, clock.current().now())
         try:
             return (await rest.resume(run, outcome)).unwrap()
+        except asyncio.CancelledError:
+            _given_up(run)
+            raise
         finally:
             del error, outcome, run
 
     return call
+
+
+def _given_up(parts: Any) -> None:
+    """The caller was cancelled: what the job has started, and looks at the run, is told so, as in a chain."""
+    if isinstance(parts, Run) or len(parts) > 3:
+        run = made(parts)
+        run.ask_to_end(Status.CANCELLED, "its caller was cancelled")
+        run.tell()
 
 
 async def _attempt(run: Run) -> Outcome[Any]:

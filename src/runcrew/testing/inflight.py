@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from runcrew import clock as clocks
+from runcrew.backends.threads import held_up
 from runcrew.job import Run, current_run
 
 T = TypeVar("T")
@@ -115,8 +116,11 @@ class InFlight:
 
     @property
     def frozen(self) -> bool:
-        """Whether anything in flight is busy: not all of it is threads that wait for time to pass."""
-        return self.count > sum(1 for wait in self.waits if wait.lasting and self._gives(wait))
+        """Whether anything in flight is busy: not all of it is threads that wait for time to pass, or behind such."""
+        waiting = sum(1 for wait in self.waits if wait.lasting and self._gives(wait))
+        if self.count <= waiting:
+            return False
+        return not waiting or self.count > waiting + held_up([wait.thread for wait in self.waits if wait.lasting])
 
     def _gives(self, wait: Wait) -> bool:
         """Whether the waiting thread is one of those that are counted, and gives up its hold."""
