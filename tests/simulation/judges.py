@@ -120,6 +120,8 @@ class Runs(Judge):
         self.begun: dict[str, str] = {}
         self.ended: dict[str, events.RunEnded] = {}
         self.last: dict[str, events.RunEnded | None] = {}
+        #: The latest run that began; one that would not stop may end in another life.
+        self.current: dict[str, str] = {}
         self.tally: dict[str, dict[str, int]] = {}
 
     def hear(self, name: str, event: events.Event) -> None:
@@ -129,6 +131,7 @@ class Runs(Judge):
                 if event.run in self.begun:
                     self.world.wrong("1", f"{self._label(event)} began twice")
                 self.begun[event.run] = name
+                self.current[name] = event.run
             case events.RunEnded():
                 self._run_ended(name, event)
             case events.StateChanged(new="starting"):
@@ -144,7 +147,8 @@ class Runs(Judge):
         if event.run in self.ended or event.run not in self.begun:
             world.wrong("1", f"{self._label(event)} has ended twice, or never begun")
         self.ended[event.run] = event
-        self.last[name] = event
+        if self.current.get(name) == event.run:
+            self.last[name] = event
         tally = self.tally.setdefault(name, {})
         tally[event.status] = tally.get(event.status, 0) + 1
         attempts = [attempt for attempt in world.attempts if attempt.run.id == event.run]

@@ -28,6 +28,7 @@ class Rhythm:
     paused: float | None = None
     passed: list[tuple[float, float]] = field(default_factory=list)
     run_since: float = 0.0
+    run: str = ""
 
 
 class Ticks(Judge):
@@ -51,8 +52,8 @@ class Ticks(Judge):
                 rhythm = self.rhythms[name]
                 if event.cause == "tick":
                     self._tick(plan, rhythm, event.at)
-                rhythm.busy, rhythm.run_since = True, event.at
-            case events.RunEnded() if name in self.rhythms:
+                rhythm.busy, rhythm.run_since, rhythm.run = True, event.at, event.run
+            case events.RunEnded() if name in self.rhythms and self.rhythms[name].run == event.run:
                 rhythm = self.rhythms[name]
                 rhythm.busy, rhythm.ended = False, event.at
                 if rhythm.paused is not None:

@@ -378,3 +378,22 @@ async def test_calls_behind_a_thread_that_waits_for_time_do_not_hold_it() -> Non
         await call
     assert [1.0, 1.0, 2.0, 2.0, 3.0, 3.0] == ended
     threads.shed()
+
+
+async def test_a_stop_in_the_middle_of_the_last_hooks_keeps_its_own_time() -> None:
+    """The end that came before it had more time for them; the earliest limit counts."""
+
+    async def hook() -> None:
+        await asyncio.sleep(20)
+
+    async def fails() -> None:
+        raise OSError("at once")
+
+    service = rc.OneShot(fails, on_stopped=hook, hooks_timeout=30)
+    await service.start()
+    await asyncio.sleep(1)
+    assert rc.State.STOPPING is service.state
+    before = asyncio.get_running_loop().time()
+    report = await service.stop(2)
+    assert 3.0 == asyncio.get_running_loop().time() - before
+    assert ["hook"] == [failed.hook for failed in report.hook_errors]

@@ -29,7 +29,8 @@ class Life:
         self.over = Latch()
         #: When a stop's patience with the work ends, in loop time; with the hooks after it; and with the sinks.
         self.limit = Limit()
-        self.hooks_by = self.flush_by = NEVER
+        self.hooks_by = Limit()
+        self.flush_by = NEVER
         self.was_ready = False
         #: The `on_stopped` hooks that have not been called yet; None before their time has come.
         self.epilogue: list[Hook] | None = None

@@ -265,7 +265,7 @@ class BaseService:
         life, now = self._life, self._now()
         reserve = min(self._hooks_timeout, span / 4) if self._epilogue() else 0.0
         life.limit.move(now + span - reserve)
-        life.hooks_by = min(life.hooks_by, now + (span or self._hooks_timeout) + self._grace())
+        life.hooks_by.move(now + (span or self._hooks_timeout) + self._grace())
         if self._state is State.STARTING or self._state is State.RUNNING:
             life.stop_began = now
             self._set_state(State.STOPPING)
@@ -308,7 +308,7 @@ class BaseService:
         life.flush_by = now + self._hooks_timeout + GRACE
         if life.epilogue is None:
             life.epilogue = [] if self._is_supervised() else self._take_hooks()
-        await self._run_hooks(life.epilogue, "on_stopped", Limit(min(now + self._hooks_timeout, life.hooks_by)))
+        await self._run_hooks(life.epilogue, "on_stopped", life.hooks_by.within(self._hooks_timeout))
         self._end_life()
 
     def _end_life(self) -> None:
@@ -325,7 +325,7 @@ class BaseService:
             True,
             life.stop_tree,
         ).with_children(self._children_reports())
-        life.flush_by = min(life.flush_by, life.hooks_by, self._now() + self._hooks_timeout + GRACE)
+        life.flush_by = min(life.flush_by, life.hooks_by.when, self._now() + self._hooks_timeout + GRACE)
         self._set_state(State.STOPPED if life.error is None else State.FAILED)
         self._stopper = None
         self._started_in = ()  # it may be long before the next life, and they may be gone by then
