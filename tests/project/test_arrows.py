@@ -17,6 +17,7 @@ errors
 durations
 clock
 events
+pause
 job
 abc
 insight

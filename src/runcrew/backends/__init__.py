@@ -6,10 +6,10 @@ from runcrew.backends.calls import Call as Call
 from runcrew.backends.choice import choose as choose
 from runcrew.backends.guard import LoopGuard as LoopGuard
 from runcrew.backends.loop import LoopBackend as LoopBackend
+from runcrew.backends.pools import services as services
+from runcrew.backends.pools import shared as shared
 from runcrew.backends.threaded import ThreadBackend as ThreadBackend
 from runcrew.backends.threads import AbandonedCall as AbandonedCall
 from runcrew.backends.threads import NoThread as NoThread
 from runcrew.backends.threads import Threads as Threads
 from runcrew.backends.threads import ThreadStats as ThreadStats
-from runcrew.backends.threads import services as services
-from runcrew.backends.threads import shared as shared

@@ -11,7 +11,8 @@ from typing import Any, Final
 from runcrew import clock as clocks
 from runcrew.backends.calls import Call, running_loop
 from runcrew.backends.guarded import Turn, call_job_in_thread
-from runcrew.backends.threads import AbandonedCall, NoThread, Threads, at_least, listed, shared
+from runcrew.backends.pools import shared
+from runcrew.backends.threads import AbandonedCall, NoThread, Threads, at_least, listed
 from runcrew.errors import ConfigError
 from runcrew.job import HISTORY, Attempt, Job, Outcome, Run, Status
 

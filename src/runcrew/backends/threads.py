@@ -464,33 +464,10 @@ def at_least(value: int | None, name: str, least: int) -> int | None:
     return value
 
 
-# --- the pools that everybody shares ----------------------------------------------------
+# --- all pools ----------------------------------------------------------------------------
 
-#: All pools that live, so that a forked child can empty them.
+#: All that live, so that a forked child can empty them.
 _pools: Final[weakref.WeakValueDictionary[int, Threads]] = weakref.WeakValueDictionary()
-_making: threading.Lock = threading.Lock()
-_shared: Threads | None = None
-_services: Threads | None = None
-
-
-def shared() -> Threads:
-    """The pool that everything uses which was not given another: at most `min(32, cpus + 4)` calls at a time."""
-    global _shared
-    if _shared is None:
-        with _making:
-            if _shared is None:
-                _shared = Threads(min(32, (os.cpu_count() or 1) + 4), name="runcrew")
-    return _shared
-
-
-def services() -> Threads:
-    """The pool for jobs that live as long as their service: each gets a thread, and none waits for another."""
-    global _services
-    if _services is None:
-        with _making:
-            if _services is None:
-                _services = Threads(None, name="runcrew-service")
-    return _services
 
 
 def held_up(waiting: Sequence[int]) -> int:
@@ -499,8 +476,6 @@ def held_up(waiting: Sequence[int]) -> int:
 
 
 def _after_fork_in_child() -> None:
-    global _making
-    _making = threading.Lock()
     for pool in list(_pools.values()):
         pool._after_fork()
 
