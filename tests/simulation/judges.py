@@ -357,6 +357,7 @@ class Calls(Judge):
             other = world.services[name]
             for attempt in world.active:
                 current = attempt.generation == other.generation and not other.state.alive
+                current = current and attempt.begun >= world.adopted_at.get(name, 0.0)
                 plain = getattr(world.plans[name], "plain", False)
                 if (
                     attempt.service == name

@@ -101,7 +101,8 @@ class Ticks(Judge):
         if rhythm.passed:
             index = max(index, math.floor((at - rhythm.anchor) / plan.every + 1e-3))
         passed = range(rhythm.last + 1, index)
-        lost = [i for i in passed if not any(a - EPS <= grid(i) <= b + EPS for a, b in rhythm.passed)]
+        wait = EPS + (plan.jitter or 0.0)  # a tick that waited for its jitter when the pause came is let pass too
+        lost = [i for i in passed if not any(a - wait <= grid(i) <= b + EPS for a, b in rhythm.passed)]
         if len(lost) > rhythm.missed:
             self.world.wrong("13", f"{plan.name} dropped the ticks {lost}, and told {rhythm.missed}")
         newest = math.floor((at - rhythm.anchor) / plan.every + 1e-3)

@@ -229,7 +229,8 @@ class Acquired(Case):
             await asyncio.sleep(1)
         finally:
             self.places.release()
-        return await before
+        await before
+        return None
 
     async def late(self) -> None:
         """The one behind."""
@@ -287,7 +288,8 @@ class Flushed(Case):
         self.hub.subscribe(self.sink, events.TicksMissed)
         for count in (1, 2):
             self.hub.emit(events.TicksMissed(0.0, "x", count))
-        return await events.flush([self.hub])
+        await events.flush([self.hub])
+        return None
 
     async def check(self, task: asyncio.Task[Any]) -> None:
         """Both are heard, if they were emitted at all."""
@@ -315,7 +317,8 @@ class Latched(Case):
         assert not await self.latch.wait_until(self.limit)
         assert 2.0 <= loop.time()
         loop.call_later(1, self.latch.open)
-        return await self.latch.wait()
+        await self.latch.wait()
+        return None
 
     async def check(self, task: asyncio.Task[Any]) -> None:
         """The other is unharmed, and nobody is left in the latch once it is open."""
@@ -432,7 +435,8 @@ class Advanced(Case):
     async def body(self) -> object:
         """A second, whatever is in flight."""
         with virtual_loop().holding("something"):
-            return await virtual_loop().advance(1)
+            await virtual_loop().advance(1)
+        return None
 
     async def check(self, task: asyncio.Task[Any]) -> None:
         """Nothing is held."""

@@ -109,7 +109,9 @@ class World:
         self.tainted: dict[str, None] = {}
         #: Lives that somebody asked to end directly: (name, generation).
         self.asked: dict[tuple[str, int], None] = {}
+        #: When services were added to a tree: how many hooks had been called then, and the time.
         self.adopted: dict[str, int] = {}
+        self.adopted_at: dict[str, float] = {}
         self.removals: list[tuple[str, float]] = []
         self.sunk = 0
         self.judges = judges(self)
@@ -464,6 +466,7 @@ class World:
         self.note("answer", number, "" if value is None else type(value).__name__, _shown(error))
         if act.op == "add" and error is None and value is not None:
             self.adopted |= dict.fromkeys(self.under(act.arg[0]), len(self.hooks_run))
+            self.adopted_at |= dict.fromkeys(self.under(act.arg[0]), self.now)
         for judge, kept in zip(self.judges, before, strict=True):
             judge.answered(call, service, kept, value, error)
         if isinstance(error, asyncio.CancelledError):

@@ -1,0 +1,228 @@
+"""What has to conform: the backends, and the kinds of service. A new one is a line in one of the two lists at the end.
+
+A job is written once, as a generator function: it yields the spans for which it sleeps, and returns or raises. For
+each backend it is made into the form that it runs: async or plain. Its sleep ends when it is asked to end; one that it
+begins after that does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import runcrew as rc
+from runcrew import clock
+from runcrew.abc import Backend
+from runcrew.backends import LoopBackend, ThreadBackend, Threads
+from runcrew.lifecycle import BaseService
+
+#: A job: yields the seconds that it sleeps.
+Script: TypeAlias = Callable[..., Generator[float, None, Any]]
+
+
+def as_async(script: Script) -> Callable[..., Any]:
+    """The script as an async function."""
+
+    async def job(*args: Any) -> Any:
+        steps = script(*args)
+        error: BaseException | None = None
+        while True:
+            try:
+                span = next(steps) if error is None else steps.throw(error)
+                error = None
+            except StopIteration as end:
+                return end.value
+            try:
+                run = rc.current_run()
+                await (clock.current().sleep(span) if run.cancelled else run.sleep(span))
+            except BaseException as raised:
+                error = raised
+
+    return job
+
+
+def as_plain(script: Script) -> Callable[..., Any]:
+    """The script as a plain function."""
+
+    def job(*args: Any) -> Any:
+        steps = script(*args)
+        error: BaseException | None = None
+        while True:
+            try:
+                span = next(steps) if error is None else steps.throw(error)
+                error = None
+            except StopIteration as end:
+                return end.value
+            try:
+                run = rc.current_run()
+                _ = clock.current().block(span) if run.cancelled else run.sleep(span)
+            except BaseException as raised:
+                error = raised
+
+    return job
+
+
+@dataclass(frozen=True)
+class BackendKind:
+    """A backend, how a script becomes a job for it, and what cannot be asked of it."""
+
+    name: str
+    make: Callable[[], Backend]
+    job: Callable[[Script], Callable[..., Any]]
+    #: Whether a job may sleep there, and be asked to end meanwhile.
+    sleeps: bool = True
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a service ends by itself: after how long, with what; and how long it takes until it is ready."""
+
+    after: float | None = None
+    error: BaseException | None = None
+    ready_after: float = 0.0
+
+
+@dataclass(frozen=True)
+class ServiceKind:
+    """A kind of service, made with a name and an ending, and what it is heard to do."""
+
+    name: str
+    make: Callable[[str, Ending, list[str]], Any]
+    #: Whether it says of itself how its stop went, and takes hooks and more lives.
+    ours: bool = True
+
+
+async def course(ending: Ending, heard: list[str], name: str) -> None:
+    """What the work of every kind of service does."""
+    heard.append(f"{name} begins")
+    try:
+        if ending.after is None:
+            await asyncio.Event().wait()
+        else:
+            await asyncio.sleep(ending.after)
+        if ending.error is not None:
+            raise ending.error
+    finally:
+        heard.append(f"{name} ends")
+
+
+def _job(ending: Ending, heard: list[str], name: str) -> Callable[[], Any]:
+    async def job() -> None:
+        if ending.ready_after:
+            await asyncio.sleep(ending.ready_after)
+        rc.current_run().ready()
+        await course(ending, heard, name)
+
+    return job
+
+
+def oneshot(name: str, ending: Ending, heard: list[str]) -> rc.OneShot:
+    """A job that is run once."""
+    return rc.OneShot(_job(ending, heard, name), name=name, ready="signal")
+
+
+def interval(name: str, ending: Ending, heard: list[str]) -> rc.Interval:
+    """A job that is run again and again; it ends well by saying so. Ready at once, whatever its job does."""
+
+    async def job() -> None:
+        await course(ending, heard, name)
+        raise rc.Done
+
+    return rc.Interval(job, 1, name=name)
+
+
+def supervisor(name: str, ending: Ending, heard: list[str]) -> rc.Supervisor:
+    """A supervisor of one."""
+    return rc.Supervisor(oneshot(f"{name}'s", ending, heard), name=name)
+
+
+def crew(name: str, ending: Ending, heard: list[str]) -> rc.Crew:
+    """A crew of one."""
+    made = rc.Crew(name, loop_block=None)
+    made.add(oneshot(f"{name}'s", ending, heard))
+    return made
+
+
+class OwnDoor(BaseService):
+    """The least that a subclass of BaseService says of its work."""
+
+    def __init__(self, name: str, ending: Ending, heard: list[str]) -> None:
+        super().__init__(name)
+        self._course = (ending, heard, name)
+
+    def _launch(self) -> bool:
+        ending, heard, name = self._course
+        self._work = asyncio.get_running_loop().create_task(course(ending, heard, name))
+        self._work.add_done_callback(self._over)
+        if ending.ready_after:
+            asyncio.get_running_loop().call_later(ending.ready_after, self._is_ready)
+        return not ending.ready_after
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, rc.StopTree):
+            self._life.stop_tree = True
+        elif error is not None and not isinstance(error, rc.Done):
+            self._fail(error)
+        self._work_ended()
+
+    def _begin_drain(self) -> None:
+        self._work.cancel()
+
+    def _cut(self) -> None:
+        self._work.cancel()
+
+
+class Foreign:
+    """The least that a service needs, written without a word of the library: start, stop and wait."""
+
+    def __init__(self, name: str, ending: Ending, heard: list[str]) -> None:
+        self.name = name
+        self.ending, self.heard = ending, heard
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin, and be ready."""
+        await asyncio.sleep(self.ending.ready_after)
+        self.task = asyncio.get_running_loop().create_task(course(self.ending, self.heard, self.name))
+
+    async def stop(self, timeout: Any = 30.0) -> None:
+        """End."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+
+    async def wait(self) -> None:
+        """Until the end, which is raised if it is an error."""
+        if self.task is not None:
+            await asyncio.wait([self.task])
+            if not self.task.cancelled():
+                self.task.result()
+
+
+class Killable(Foreign):
+    """One that can be killed too."""
+
+    async def kill(self) -> None:
+        """End at once."""
+        await self.stop(0)
+
+
+BACKENDS: Final = (
+    BackendKind("loop", LoopBackend, as_async),
+    BackendKind("inline", LoopBackend, as_plain, sleeps=False),
+    BackendKind("thread", ThreadBackend, as_plain),
+    BackendKind("own threads", lambda: ThreadBackend(Threads(2, idle=0)), as_plain),
+)
+
+SERVICES: Final = (
+    ServiceKind("OneShot", oneshot),
+    ServiceKind("Interval", interval),
+    ServiceKind("Supervisor", supervisor),
+    ServiceKind("Crew", crew),
+    ServiceKind("a subclass", OwnDoor),
+    ServiceKind("a foreign one", Foreign, ours=False),
+    ServiceKind("a foreign one with kill", Killable, ours=False),
+)
