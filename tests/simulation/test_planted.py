@@ -369,7 +369,7 @@ FAULTS: Final[tuple[tuple[Plant, int, str], ...]] = (
     (end_seen_only_inside, 0, "1"),
     (attempt_after_the_end, 0, "10"),
     (error_swallowed_by_a_stop, 0, "10"),
-    (limit_stays, 210, "21"),
+    (limit_stays, 240, "16"),
     (no_hooks_after_a_failure, 0, "21"),
     (one_future_for_all, 0, "2"),
     (missed_ticks_untold, 0, "13"),
@@ -392,7 +392,7 @@ FAULTS: Final[tuple[tuple[Plant, int, str], ...]] = (
     (final_is_retried, 0, "T3"),
     (tree_goes_on, 0, "S3"),
     (stuck_untold, 0, "S6"),
-    (old_run_ends_new_life, 150, "21"),
+    (old_run_ends_new_life, 840, "21"),
     (waits_in_its_own_work, 30, "19"),
     (ready_too_early, 550, "S1"),
 )
