@@ -28,6 +28,7 @@ def as_async(script: Script) -> Callable[..., Any]:
     async def job(*args: Any) -> Any:
         steps = script(*args)
         error: BaseException | None = None
+        cut = False  # a sleep in its cleaning up is not cut short again
         while True:
             try:
                 span = next(steps) if error is None else steps.throw(error)
@@ -36,9 +37,9 @@ def as_async(script: Script) -> Callable[..., Any]:
                 return end.value
             try:
                 run = rc.current_run()
-                await (clock.current().sleep(span) if run.cancelled else run.sleep(span))
+                await (clock.current().sleep(span) if cut else run.sleep(span))
             except BaseException as raised:
-                error = raised
+                error, cut = raised, True
 
     return job
 
@@ -49,6 +50,7 @@ def as_plain(script: Script) -> Callable[..., Any]:
     def job(*args: Any) -> Any:
         steps = script(*args)
         error: BaseException | None = None
+        cut = False  # a sleep in its cleaning up is not cut short again
         while True:
             try:
                 span = next(steps) if error is None else steps.throw(error)
@@ -57,9 +59,9 @@ def as_plain(script: Script) -> Callable[..., Any]:
                 return end.value
             try:
                 run = rc.current_run()
-                _ = clock.current().block(span) if run.cancelled else run.sleep(span)
+                _ = clock.current().block(span) if cut else run.sleep(span)
             except BaseException as raised:
-                error = raised
+                error, cut = raised, True
 
     return job
 
