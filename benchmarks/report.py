@@ -2,7 +2,8 @@
 
     python benchmarks/report.py [NAME …] [--check]
 
-NAME: only these (imports, retry, threads, idle). `--check`: write nothing, exit with 1 if a goal does not hold.
+NAME: only these (imports, retry, threads, queues, queue_many, idle). `--check`: write nothing, exit with 1 if a goal
+does not hold.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def run(name: str) -> tuple[bool, str]:
 def markdown(printed: str) -> str:
     """What was printed, with the goals as a block of their own."""
     lines = printed.strip().splitlines()
-    goals = [line for line in lines if line.startswith(("holds ", "BROKEN", "held", "missed"))]
+    goals = [line for line in lines if line.startswith(("holds ", "BROKEN", "held", "MISSED"))]
     tables = "\n".join(line for line in lines if line not in goals).strip()
     return "\n".join(["", tables, "", "```text", *goals, "```", "", ""]) if goals else f"\n{tables}\n\n"
 
