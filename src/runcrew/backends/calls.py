@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from runcrew import clock as clocks
 from runcrew.clock import Clock
@@ -275,6 +275,12 @@ class Call(Generic[T]):
                 loop.runcrew_release(waiter)
 
 
+class Letter(Protocol):
+    """What threads put into a mailbox."""
+
+    def _hand_back(self) -> None: ...
+
+
 class Mailbox:
     """Where threads put calls that are to be handed back on one event loop. All pools share it."""
 
@@ -284,7 +290,7 @@ class Mailbox:
         self.loop = weakref.ref(loop, forget)
         #: Whether time on this loop is virtual, and to be held while a call is in flight.
         self.virtual = hasattr(loop, "runcrew_hold")
-        self._calls: deque[Call[Any]] = deque()
+        self._calls: deque[Letter] = deque()
         self._posted = False
 
     def hold_for(self, call: Call[Any]) -> None:
@@ -294,11 +300,13 @@ class Mailbox:
         loop.runcrew_hold(held)
         call._waiters = (held,)
 
-    def post(self, call: Call[Any]) -> None:
+    def post(self, call: Letter) -> None:
         """From any thread: have `call` handed back. Wakes the loop unless a wake-up is under way."""
         self._calls.append(call)
-        if self._posted:
-            return
+        if not self._posted:
+            self._wake()
+
+    def _wake(self) -> None:
         self._posted = True
         loop = self.loop()
         try:
@@ -317,7 +325,11 @@ class Mailbox:
                 call = calls.popleft()
             except IndexError:
                 return
-            call._hand_back()
+            try:
+                call._hand_back()
+            except BaseException:  # on its way out of the loop, which may be run again: the rest is for then
+                self._wake()
+                raise
 
 
 #: The loop that runs in this thread, or None: what `asyncio.get_running_loop` asks, without an error.

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, TypeVarTuple
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
 from runcrew import clock as clocks
 from runcrew.backends.calls import Call, Mailbox, given_up, mailboxes, new_mailbox, running_loop
@@ -138,7 +138,7 @@ class Threads:
         #: Until when no thread is asked for, after the system refused one.
         self._refused: float | None = None
         self._numbers = itertools.count(1)
-        _pools[id(self)] = self
+        join_pools(self)
 
     def __repr__(self) -> str:
         most = "unlimited" if self.max_threads is None else f"max_threads={self.max_threads}"
@@ -466,8 +466,22 @@ def at_least(value: int | None, name: str, least: int) -> int | None:
 
 # --- all pools ----------------------------------------------------------------------------
 
+
+class Pool(Protocol):
+    """What has threads in which calls may wait for each other."""
+
+    def _held_up(self, waiting: Sequence[int]) -> int: ...
+
+    def _after_fork(self) -> None: ...
+
+
 #: All that live, so that a forked child can empty them.
-_pools: Final[weakref.WeakValueDictionary[int, Threads]] = weakref.WeakValueDictionary()
+_pools: Final[weakref.WeakValueDictionary[int, Pool]] = weakref.WeakValueDictionary()
+
+
+def join_pools(pool: Pool) -> None:
+    """Have this one asked, as long as it lives, what waits behind its threads, and told of a fork."""
+    _pools[id(pool)] = pool
 
 
 def held_up(waiting: Sequence[int]) -> int:
