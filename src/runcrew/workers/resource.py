@@ -325,6 +325,7 @@ _ASYNC_HELPER: Final = _async_manager.__code__
 _MANAGERS: Final[Any] = (type(_plain_manager()), type(_async_manager()))
 #: What a generator function gives when it is called.
 _BEGINNINGS: Final[Any] = (GeneratorType, AsyncGeneratorType, *_MANAGERS)
+_CALLED: Final[Any] = (CoroutineType, *_BEGINNINGS)
 
 
 def _core(fn: Any) -> Any:
@@ -345,9 +346,8 @@ def _core(fn: Any) -> Any:
 
 def _kind_of(make: Any) -> Kind:
     """What `make` is. Raises ConfigError where it can never make a resource."""
-    if isinstance(make, CoroutineType):
-        make.close()  # it will never be awaited; closing it spares the user a second, misleading warning
-    if isinstance(make, (CoroutineType, *_BEGINNINGS)):
+    if isinstance(make, _CALLED):
+        _close_coroutine(make)
         raise ConfigError(
             f"resource: {_the(make)} was called already: give the function that makes the resource, not its call"
         )
@@ -415,11 +415,14 @@ def _is_awaitable(value: object) -> bool:
     return hasattr(type(value), "__await__")
 
 
-def _refused_awaitable(value: object, who: str) -> TypeError:
-    what = f"an object of type {type(value).__qualname__}"
+def _close_coroutine(value: object) -> None:
+    """Nobody will await it: closing it spares the user a second, misleading warning."""
     if isinstance(value, CoroutineType):
-        what = f"the coroutine {value.__qualname__}"
-        value.close()  # nobody will await it; closing spares the user a second, misleading warning
+        value.close()
+
+
+def _refused_awaitable(value: object, who: str) -> TypeError:
+    _close_coroutine(value)
     return TypeError(
-        f"{who} returned an awaitable ({what}), which nobody awaits: write it with `async def`, and await there"
+        f"{who} returned an awaitable, {_the(value)}, which nobody awaits: write it with `async def`, and await there"
     )
