@@ -34,7 +34,7 @@ class Work(Protocol):
         ...
 
     def _hand_back(self) -> None:
-        """On the loop, in the context that the thread was given, after `do`: tell what came of it."""
+        """On the loop, after `do`: tell what came of it. In whatever context; it enters the one that it needs."""
         ...
 
 
@@ -45,7 +45,7 @@ class OwnThread:
     loop: the loop on which everything here is called, and on which work comes back.
     on_end: called on the loop, once, when the thread has ended everything and is gone; after `end`, or where the
         thread has died of something. Never where the loop has been closed by then.
-    context: the context in which `on_end` and the work that comes back are called. The thread runs in a copy.
+    context: the context in which `on_end` is called. The thread runs in a copy of it.
 
     No thread is started before the first `hand`. It is a daemon: an interpreter that ends does not wait for it.
     While anything that was handed over has not come back, no virtual time passes, but where the thread itself
@@ -172,9 +172,6 @@ class OwnThread:
 
     def _hand_back(self) -> None:
         self._posted = False  # first: what is done from here on asks for a wake-up of its own
-        self._context.run(self._deliver)
-
-    def _deliver(self) -> None:
         done = self._done
         for _ in range(len(done)):
             try:
@@ -193,7 +190,7 @@ class OwnThread:
         self._queue.clear()
         if self._flight is not None:
             self._flight.clear()
-        self._on_end(self)
+        self._context.run(self._on_end, self)
 
     # --- in the thread ----------------------------------------------------------------
 
