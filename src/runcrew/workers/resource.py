@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum
 from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType, MethodType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from runcrew.durations import Duration, optional
 from runcrew.errors import ConfigError, RuncrewError, brief, one_line
@@ -32,11 +32,19 @@ class Unset(Enum):
 #: The default of `destroy`.
 UNSET: Final = Unset.UNSET
 
-#: What makes an R. The order matters to type checkers: the last one fits everything.
+#: What makes an R. The order matters to type checkers: each fits less than the next, and the last one everything.
 FromGenerator: TypeAlias = "Callable[[], Generator[R, Any, Any] | _GeneratorContextManager[R]]"
 FromAsyncGenerator: TypeAlias = "Callable[[], AsyncIterator[R] | _AsyncGeneratorContextManager[R]]"
-FromCoroutine: TypeAlias = Callable[[], Awaitable[R]]
+FromAsync: TypeAlias = Callable[[], Awaitable[R]]
+FromIterator: TypeAlias = Callable[[], Iterator[R]]
 FromCall: TypeAlias = Callable[[], R]
+
+
+class Closes(Protocol):
+    """What can be closed is a resource itself, also where it is an iterator (a file, a cursor)."""
+
+    @property
+    def close(self) -> Callable[[], object]: ...
 
 
 class Unfit(RuncrewError):
