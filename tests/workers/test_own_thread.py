@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -146,6 +146,23 @@ async def test_what_comes_back_may_hand_over_more() -> None:
 
 
 @pytest.mark.virtual
+async def test_the_thread_is_woken_when_the_work_is_there() -> None:
+    """A thread that looks for work faster than it can be handed over finds it all the same."""
+
+    class Slow(list[Piece]):
+        def __iter__(self) -> Iterator[Piece]:
+            threading.Event().wait(0.01)
+            return super().__iter__()
+
+    async with own_thread() as (thread, _):
+        for _ in range(3):
+            piece = Piece()
+            thread.hand(Slow([piece]))
+            async with asyncio.timeout(1):
+                await piece.back.wait()
+
+
+@pytest.mark.virtual
 async def test_nothing_of_what_is_done_is_kept() -> None:
     """A thread that waits for work keeps no piece that it has done."""
     async with own_thread() as (thread, _):
@@ -193,7 +210,8 @@ async def test_a_piece_that_cannot_be_handed_back_is_logged_and_the_next_comes(
     assert [error] == [record.exc_info[1] for record in caplog.records if record.exc_info]
 
 
-def test_what_comes_back_behind_an_end_of_the_loop_comes_when_it_runs_again() -> None:
+@pytest.mark.parametrize("in_the_same", [0, 1])
+def test_what_comes_back_behind_an_end_of_the_loop_comes_when_it_runs_again(in_the_same: int) -> None:
     """A SystemExit in a hand-back leaves the loop; what is behind it, from all threads, is handed back later."""
     loop = asyncio.new_event_loop()
     ended: list[Ended] = []
@@ -206,7 +224,7 @@ def test_what_comes_back_behind_an_end_of_the_loop_comes_when_it_runs_again() ->
     pieces = [Piece(do=done.release, back=leave), Piece(do=done.release), Piece(do=done.release)]
 
     def begin() -> None:
-        for number, work in enumerate((pieces[:2], pieces[2:])):
+        for number, work in enumerate((pieces[: 1 + in_the_same], pieces[1 + in_the_same :])):
             ended.append(Ended())
             threads.append(OwnThread(str(number), loop, ended[-1], contextvars.copy_context()))
             threads[-1].hand(work)
@@ -319,6 +337,40 @@ async def test_the_end_comes_after_all_that_was_handed_over() -> None:
 
 
 @pytest.mark.virtual
+async def test_the_thread_is_gone_when_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes from its last line to its end."""
+    live = OwnThread._live
+
+    def slowly(thread: OwnThread) -> None:
+        live(thread)
+        threading.Event().wait(0.02)
+
+    monkeypatch.setattr(OwnThread, "_live", slowly)
+    async with own_thread() as (thread, ended):
+        thread.hand([Piece()])
+        thread.end()
+        await ended.future
+        assert [False] == [alive for _, alive, _ in ended.heard]
+
+
+@pytest.mark.virtual
+async def test_each_end_is_told_in_its_own_context() -> None:
+    """Also of threads that end in the same moment, and have their ends told together."""
+    names = ["one", "two", "three"]
+    ended = [Ended() for _ in names]
+    threads: list[OwnThread] = []
+    for number, name in enumerate(names):
+        where.set(name)
+        threads.append(OwnThread(name, virtual_loop(), ended[number], contextvars.copy_context()))
+        threads[-1].hand([Piece()])
+        threads[-1].end()
+    while any(thread.alive for thread in threads):
+        threading.Event().wait(0.001)
+    await asyncio.gather(*[each.future for each in ended])
+    assert names == [each.heard[0][2] for each in ended]
+
+
+@pytest.mark.virtual
 async def test_an_end_without_a_beginning() -> None:
     """on_end comes by call_soon, in its context, where no thread was started."""
     where.set("the group")
@@ -399,6 +451,27 @@ async def test_a_thread_that_dies_is_told_of(monkeypatch: pytest.MonkeyPatch) ->
         thread.end()
         await asyncio.sleep(1)
     assert 1 == len(ended.heard)
+
+
+@pytest.mark.virtual
+async def test_a_thread_that_dies_at_work_holds_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was doing, and what was behind it, never comes back, and holds time no more."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr("runcrew.workers.own_thread._log", None)
+    gate = Gate()
+
+    def fail() -> None:
+        gate()
+        raise ValueError("which nobody can log")
+
+    async with own_thread() as (thread, ended):
+        pieces = [Piece(do=fail), Piece()]
+        thread.hand(pieces)
+        await gate.wait_begun()
+        gate.open.set()
+        await ended.future
+        assert [False, False] == [piece.back.is_set() for piece in pieces]
+        assert [] == list(virtual_loop().held)
 
 
 # --- virtual time -------------------------------------------------------------------------

@@ -179,7 +179,8 @@ class OwnThread:
             except Exception:
                 _log.exception("what %s had done could not be handed back", self.name)
             except BaseException:  # on its way out of the loop, which may be run again: the rest is for then
-                self._post()
+                if done:
+                    self._post()
                 raise
 
     def _ended(self) -> None:
