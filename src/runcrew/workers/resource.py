@@ -337,13 +337,11 @@ _CALLED: Final[Any] = (CoroutineType, *_BEGINNINGS)
 
 
 def _core(fn: Any) -> Any:
-    """The function (or class, or builtin) that is called in the end."""
+    """The function (or method, class, builtin) that is called in the end."""
     while True:
         if isinstance(fn, functools.partial):
             fn = fn.func
-        elif isinstance(fn, MethodType):
-            fn = fn.__func__
-        elif isinstance(fn, FunctionType | type) or inspect.isbuiltin(fn) or inspect.iscoroutinefunction(fn):
+        elif isinstance(fn, FunctionType | MethodType | type) or inspect.iscoroutinefunction(fn):
             return fn
         else:
             call = type(fn).__call__
