@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -336,6 +337,32 @@ def test_nothing_is_lost_where_many_threads_tell_and_ask_at_once() -> None:
     assert 2.0 * 2 * runs == metrics.execution.total
 
 
+class Overtaken(list[float]):
+    """A list in which something happens just after a part of it was read, as if another thread had its turn there."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+
+    def __getitem__(self, index: Any) -> Any:
+        part = super().__getitem__(index)
+        self.meanwhile()
+        return part
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_comes_in_the_middle_of_counting_is_counted_next_time(ended: bool) -> None:
+    """Work that arrives, and may end, just while arrivals are taken is not lost, and does not end before it arrived."""
+    collector = Collector()
+    collector._arrived = Overtaken(lambda: succeed(collector, 1) if ended else collector.arrived(now()))
+    succeed(collector, 1)
+    for count in range(1, 4):
+        metrics = collector.metrics()
+        completed = count if ended else 1
+        assert (count, completed, count - completed) == (metrics.arrived, metrics.completed, metrics.pending)
+
+
+@pytest.mark.defect("D5.8")
 def test_who_records_does_not_wait_for_who_asks() -> None:
     """While another thread has the numbers, recording goes on without waiting, and nothing of it is lost."""
     collector = Collector()
