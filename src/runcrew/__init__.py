@@ -16,39 +16,47 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.crew import Crew
     from runcrew.program import run
     from runcrew.supervise import Supervisor, OneShot, Interval
+    from runcrew.queue import Queue, Ticket, QueueStats, NoResource, HIGH, NORMAL, LOW
     from runcrew.workers import Intensity
     from runcrew.lifecycle import State, StopReport
     from runcrew.policies.policy import policy, call, wrap, Policy
     from runcrew.policies import Retry, retry_each, Budget, UNLIMITED, Exponential, Constant, Concurrency, Dedupe
     from runcrew.backends import Threads
+    from runcrew.insight import Collector, Metrics
     from runcrew.job import Run, Outcome, Status, Attempt, current_run
     from runcrew.durations import Duration
     from runcrew.errors import RuncrewError, ConfigError, NotAJob
     from runcrew.errors import NotStarted, AlreadyStarted, ServiceStopping, ServiceStopped, WrongLoop
     from runcrew.errors import RunError, RunTimeout, RunCancelled, RunInterrupted, RunSkipped, JobCrashed
-    from runcrew.errors import WouldDeadlock, NoRetry, Done, StopTree
+    from runcrew.errors import WouldDeadlock, CapacityError, QueueFull, AtMax, AtMin, ResourceError
+    from runcrew.errors import NoRetry, Done, StopTree
 
 #: For everybody: where each name lives. A test holds this, the imports above and `__all__` together.
 _HOMES: Final = {
     "runcrew.crew": "Crew",
     "runcrew.program": "run",
     "runcrew.supervise": "Supervisor OneShot Interval",
+    "runcrew.queue": "Queue Ticket QueueStats NoResource HIGH NORMAL LOW",
     "runcrew.workers": "Intensity",
     "runcrew.lifecycle": "State StopReport",
     "runcrew.policies.policy": "policy call wrap Policy",
     "runcrew.policies": "Retry retry_each Budget UNLIMITED Exponential Constant Concurrency Dedupe",
     "runcrew.backends": "Threads",
+    "runcrew.insight": "Collector Metrics",
     "runcrew.job": "Run Outcome Status Attempt current_run",
     "runcrew.durations": "Duration",
     "runcrew.errors": "RuncrewError ConfigError NotAJob "
                       "NotStarted AlreadyStarted ServiceStopping ServiceStopped WrongLoop "
                       "RunError RunTimeout RunCancelled RunInterrupted RunSkipped JobCrashed "
-                      "WouldDeadlock NoRetry Done StopTree",
+                      "WouldDeadlock CapacityError QueueFull AtMax AtMin ResourceError "
+                      "NoRetry Done StopTree",
 }
 
 __all__ = [
     # what must keep running
     "Crew", "run", "Supervisor", "OneShot", "Interval", "Intensity", "State", "StopReport",
+    # what somebody asks for
+    "Queue", "Ticket", "QueueStats", "NoResource", "HIGH", "NORMAL", "LOW", "Collector", "Metrics",
     # whether and how a run is done
     "policy", "call", "wrap", "Policy",
     "Retry", "retry_each", "Budget", "UNLIMITED", "Exponential", "Constant", "Concurrency", "Dedupe",
@@ -60,7 +68,8 @@ __all__ = [
     "RuncrewError", "ConfigError", "NotAJob",
     "NotStarted", "AlreadyStarted", "ServiceStopping", "ServiceStopped", "WrongLoop",
     "RunError", "RunTimeout", "RunCancelled", "RunInterrupted", "RunSkipped", "JobCrashed",
-    "WouldDeadlock", "NoRetry", "Done", "StopTree",
+    "WouldDeadlock", "CapacityError", "QueueFull", "AtMax", "AtMin", "ResourceError",
+    "NoRetry", "Done", "StopTree",
 ]
 # isort: on
 # fmt: on

@@ -9,6 +9,11 @@
     ├── ServiceStopped                   it ended: start it again
     ├── WrongLoop                        it lives on another event loop, or on another thread
     ├── WouldDeadlock                    the call would wait for itself
+    ├── CapacityError                    there is no room for it
+    │   ├── QueueFull                    as many tickets wait as may
+    │   ├── AtMax                        as many workers as there may be, or spare resources
+    │   └── AtMin                        as few workers as there may be
+    ├── ResourceError                    a resource could not be made (see __cause__)
     ├── RunError                         a run that did not succeed; has .outcome
     │   ├── RunTimeout (TimeoutError)    its time was up
     │   ├── RunCancelled                 a caller asked for this run to end
@@ -64,6 +69,26 @@ class WrongLoop(RuncrewError):
 
 class WouldDeadlock(RuncrewError):
     """The call would wait for the very work that makes it, and so for ever."""
+
+
+class CapacityError(RuncrewError):
+    """There is no room for what was asked for."""
+
+
+class QueueFull(CapacityError):
+    """As many tickets wait as may. Nothing was submitted."""
+
+
+class AtMax(CapacityError):
+    """There are as many workers, or spare resources in use, as there may be."""
+
+
+class AtMin(CapacityError):
+    """There are as few workers as there may be."""
+
+
+class ResourceError(RuncrewError):
+    """A resource could not be made. `__cause__` is what its maker raised."""
 
 
 class RunError(RuncrewError):

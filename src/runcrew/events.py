@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from runcrew.errors import ConfigError, brief
 
@@ -132,6 +132,65 @@ class ThreadAbandoned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerOpened(Event):
+    """A worker is there, with its resource if it has one."""
+
+    worker: int
+
+    def __str__(self) -> str:
+        return f"{self.service}: worker {self.worker} is there"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone(Event):
+    """A worker has left, and its resource was taken down. `error`: what ended it, or what taking it down raised."""
+
+    worker: int
+    reason: str
+    error: BaseException | None = None
+
+    def __str__(self) -> str:
+        because = "" if self.error is None else f": {brief(self.error)}"
+        return f"{self.service}: worker {self.worker} is gone ({self.reason}){because}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningFailed(Event):
+    """A worker's resource could not be made; the next opening comes after `delay` seconds."""
+
+    worker: int
+    delay: float
+    error: BaseException
+
+    def __str__(self) -> str:
+        return f"{self.service}: worker {self.worker} has no resource ({brief(self.error)}), next in {self.delay:.3g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequeued(Event):
+    """A run met an unhealthy resource, and waits for another one; `delay` seconds at least."""
+
+    run: str
+    attempt: int
+    delay: float
+    error: BaseException
+
+    def __str__(self) -> str:
+        what = brief(self.error)
+        return f"{self.service}: attempt {self.attempt} met a faulty resource ({what}), again in {self.delay:.3g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled(Event):
+    """No worker is left that could do anything: all places are held by abandoned threads."""
+
+    abandoned: int
+
+    def __str__(self) -> str:
+        return f"{self.service}: stalled: {self.abandoned} abandoned threads hold all places"
+
+
+@dataclass(frozen=True, slots=True)
 class LoopBlocked(Event):
     """A call kept the event loop from everything else for longer than is allowed."""
 
@@ -216,11 +275,23 @@ class Subscription:
 class Hub:
     """Where events are handed in and handed out. Each service has one; a child's hands on to its parent's."""
 
+    #: How often anything about who hears what has changed, anywhere: what was found out before may be kept.
+    changes: ClassVar[int] = 0
+
     def __init__(self) -> None:
-        #: The hub that hears everything that this one hears, or None.
-        self.parent: Hub | None = None
+        self._parent: Hub | None = None
         self._subscriptions: tuple[Subscription, ...] = ()
         self._by_type: dict[type[Event], tuple[Subscription, ...]] = {}
+
+    @property
+    def parent(self) -> Hub | None:
+        """The hub that hears everything that this one hears, or None."""
+        return self._parent
+
+    @parent.setter
+    def parent(self, hub: Hub | None) -> None:
+        self._parent = hub
+        Hub.changes += 1
 
     def subscribe(self, sink: SinkCall, *types: type[Event], context: Context | None = None) -> Subscription:
         """Have `sink(event)` called for events of these types (none given: of every type).
@@ -239,6 +310,7 @@ class Hub:
         subscription = Subscription(self, sink, types or (Event,), own)
         self._subscriptions += (subscription,)
         self._by_type = {}
+        Hub.changes += 1
         return subscription
 
     def wants(self, kind: type[Event]) -> bool:
@@ -272,6 +344,7 @@ class Hub:
     def _remove(self, subscription: Subscription) -> None:
         self._subscriptions = tuple(other for other in self._subscriptions if other is not subscription)
         self._by_type = {}
+        Hub.changes += 1
 
 
 async def flush(hubs: Iterable[Hub], timeout: float | None = None) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import CoroutineType, FunctionType, MethodType
-from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from runcrew import clock as clocks
 from runcrew.durations import optional, seconds
@@ -222,6 +222,8 @@ class Run:
     cause: str = "call"
     #: The service that it belongs to, or None.
     service: str | None = None
+    #: The service whose work it is part of, where its owner has not put that into the context.
+    home: Any = None
     #: Its deadline and the end of this attempt's time, in seconds since the epoch.
     due: float | None = None
     limit: float | None = None
@@ -264,7 +266,7 @@ class Run:
     @property
     def id(self) -> str:
         """Unique among all runs of all processes."""
-        return f"{_PREFIX}-{self.number:x}"
+        return run_id(self.number)
 
     @property
     def deadline(self) -> datetime | None:
@@ -388,18 +390,51 @@ class _RunLog(logging.LoggerAdapter[logging.Logger]):
 _running: ContextVar[Run] = ContextVar("runcrew_run")
 enter: Final = _running.set
 leave: Final = _running.reset
-#: Enters [job, args, kwargs]: a compiled policy leaves the Run unmade until somebody looks at it.
-enter_unmade: Final[Callable[[list[Any]], Token[Run]]] = _running.set  # type: ignore[assignment]
 
 
-def made(parts: Run | list[Any]) -> Run:
+class Unmade(Protocol):
+    """What stands for a run that nobody has looked at yet."""
+
+    @property
+    def home(self) -> Any:
+        """The service whose work the run is part of."""
+        ...
+
+    def as_run(self) -> Run:
+        """The run: always the same one."""
+        ...
+
+
+#: Enters what a Run can be made of: it is left unmade until somebody looks at it. A compiled policy enters
+#: [job, args, kwargs].
+enter_unmade: Final[Callable[[list[Any] | Unmade], Token[Run]]] = _running.set  # type: ignore[assignment]
+
+
+def made(parts: Run | list[Any] | Unmade) -> Run:
     """What was entered, as a Run. Of [job, args, kwargs] one is made, once, and kept as the fourth part."""
     if isinstance(parts, Run):
         return parts
+    if not isinstance(parts, list):
+        return parts.as_run()
     if len(parts) == 3:
         parts.append(Run(parts[0], parts[1], parts[2]))
     run: Run = parts[3]  # the first, where two threads have just made one each
     return run
+
+
+def entered() -> Run | list[Any] | Unmade | None:
+    """What was entered here, made or not; None outside any run."""
+    return _running.get(None)
+
+
+def new_number() -> int:
+    """The next number for a run."""
+    return next(_numbers)
+
+
+def run_id(number: int) -> str:
+    """The id of the run with that number: unique among all runs of all processes."""
+    return f"{_PREFIX}-{number:x}"
 
 
 def current_run() -> Run:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from runcrew.backends.calls import Call as Call
 from runcrew.backends.choice import choose as choose
 from runcrew.backends.guard import LoopGuard as LoopGuard
+from runcrew.backends.guarded import Turn as Turn
+from runcrew.backends.guarded import await_job as await_job
+from runcrew.backends.guarded import call_job as call_job
+from runcrew.backends.guarded import call_job_in_thread as call_job_in_thread
+from runcrew.backends.guarded import gave_awaitable as gave_awaitable
 from runcrew.backends.loop import LoopBackend as LoopBackend
 from runcrew.backends.pools import services as services
 from runcrew.backends.pools import shared as shared

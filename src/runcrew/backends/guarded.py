@@ -157,21 +157,23 @@ def _was_asked(run: Run) -> bool:
 
 def _returned(run: Run, value: Any, now: float) -> Outcome[Any]:
     """The outcome of a plain job that returned: what it returned must not be something still to be awaited."""
-    if value is None or not _awaitable(value):
+    if value is None or (error := gave_awaitable(run.job.name, value)) is None:
         return run.finished(Status.SUCCEEDED, now, value=value)
+    return run.finished(Status.FAILED, now, error=error)
+
+
+def gave_awaitable(name: str, value: Any) -> TypeError | None:
+    """What is wrong with a plain function that gave this; None: nothing, it is no awaitable."""
+    if not hasattr(type(value), "__await__"):
+        return None
     what = f"an object of type {type(value).__qualname__}"
     if isinstance(value, CoroutineType):
         what = f"the coroutine {value.__qualname__}"
         value.close()  # nobody will await it; closing spares the user a second, misleading warning
-    error = TypeError(
-        f"the plain function {run.job.name} returned an awaitable ({what}), which nobody awaits: "
+    return TypeError(
+        f"the plain function {name} returned an awaitable ({what}), which nobody awaits: "
         "write it with `async def`, and await there"
     )
-    return run.finished(Status.FAILED, now, error=error)
-
-
-def _awaitable(value: object) -> bool:
-    return hasattr(type(value), "__await__")
 
 
 def _leave(token: Token[Run]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from runcrew.job import entered
+
 if TYPE_CHECKING:
     from runcrew.lifecycle.service import BaseService
 
@@ -23,6 +25,9 @@ def is_inside(service: BaseService) -> bool:
     Or of what was started in such work, which may be waiting for it.
     """
     pending = list(inside.get())
+    home = getattr(entered(), "home", None)  # a run that is entered so says it itself, not by its context
+    if home is not None:
+        pending.append(home)
     for one in pending:  # grows while it is walked
         if one is service:
             return True

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from runcrew.durations import Duration, seconds, text
 from runcrew.errors import ConfigError
@@ -54,14 +55,23 @@ class GiveUp:
 DEFAULT_BACKOFF: Backoff = Exponential("1s", cap="30s", factor=2, jitter="equal")
 
 
+#: What is never given up is counted up to so many times the limit.
+ENDLESS: Final = 4
+
+
 class Restarts:
     """The count of one child's failures, and what follows from it."""
 
-    __slots__ = ("_backoff", "_count", "_intensity", "_since", "total")
+    __slots__ = ("_at_once", "_backoff", "_count", "_endless", "_intensity", "_since", "total")
 
-    def __init__(self, intensity: Intensity, backoff: Backoff) -> None:
-        self._intensity = intensity
+    def __init__(self, intensity: Intensity | None, backoff: Backoff, at_once: int = 0) -> None:
+        """intensity: None: it is never given up, only ever more slowly restarted.
+        at_once: so many failures are followed by a restart without a pause, while the count is at its beginning.
+        """
+        self._endless = intensity is None
+        self._intensity = intensity or Intensity()
         self._backoff = backoff
+        self._at_once = at_once
         self._count = 0.0
         #: From when on the count drains.
         self._since = 0.0
@@ -75,10 +85,13 @@ class Restarts:
         before = max(0.0, self._count - drained)
         self._count, self._since = before + 1, now
         within = f"{limit} in {text(period)}"
-        if self._count > limit:
+        if self._endless:
+            self._count = min(self._count, ENDLESS * max(1, limit))  # so that what is good again is soon trusted again
+        elif self._count > limit:
             return GiveUp(f"it has failed more often than is borne: {within}")
+        n = math.ceil(before - 1e-9) - self._at_once
         try:
-            delay = self._backoff.delay(math.ceil(before - 1e-9))
+            delay = self._backoff.delay(n) if n >= 0 else 0.0
         except ConfigError as error:
             return GiveUp(str(error), error)
         self._since += delay

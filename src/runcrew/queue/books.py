@@ -1,0 +1,214 @@
+"""Books: what is counted of the runs of one life, and who is told of them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from runcrew.backends import AbandonedCall
+from runcrew.durations import text
+from runcrew.errors import brief
+from runcrew.events import Hub, RunEnded, RunRequeued, RunRetried, RunStarted, ThreadAbandoned
+from runcrew.insight import CollectorContract, RunStats
+from runcrew.job import Status
+from runcrew.queue.decide import Again
+from runcrew.queue.ticket import SUCCEEDED, More, Ticket
+
+if TYPE_CHECKING:
+    from runcrew.queue.desk import Desk
+
+_log: Final = logging.getLogger("runcrew")
+
+_FAILED: Final = Status.FAILED
+_TIMED_OUT: Final = Status.TIMED_OUT
+
+
+class Books:
+    """The plain numbers of one life; the collector, the events and the log hear of each run from here."""
+
+    def __init__(self, desk: Desk, collector: CollectorContract) -> None:
+        self._desk = desk
+        self._hub = desk.home.hub
+        self._name = desk.name
+        self.collector = collector
+        self.accepted = 0
+        #: By status; those that succeeded are counted by `succeeded`.
+        self._ended = dict.fromkeys(Status, 0)
+        self._succeeded = 0
+        self._timed = 0
+        self._total = self._last = self._max = 0.0
+        self._min = float("inf")
+        self._last_ended: float | None = None
+        self.retries = 0
+        self.never_started = 0
+        self.requeued = 0
+        self.dropped = 0
+        #: The state of the hubs that these two are right for: see `look_who_listens`.
+        self.as_of = -1
+        self.tells_begin = self.tells_end = False
+
+    def look_who_listens(self) -> None:
+        """Find out, again, who hears of runs: asked only when that has changed anywhere."""
+        self.as_of = Hub.changes
+        talks = _log.isEnabledFor(logging.DEBUG)
+        self.tells_begin = talks or self._hub.wants(RunStarted)
+        self.tells_end = talks or self._hub.wants(RunEnded)
+
+    # --- what happens ---------------------------------------------------------------------
+
+    def arrived(self, at: float) -> None:
+        """A run was accepted."""
+        self.accepted += 1
+        self.collector.arrived(at)
+
+    def succeeded(self, queued: float, started: float, ended: float) -> None:
+        """A run succeeded with its first attempt."""
+        self._succeeded += 1
+        self._count_time(ended - started)
+        self._last_ended = ended
+        self.collector.completed(queued, started, ended)
+
+    def ended(self, ticket: Ticket[Any], status: Status, now: float, waited: float | None) -> None:
+        """A run ended, in whatever way."""
+        self._ended[status] += 1
+        self._last_ended = now
+        started, more = ticket._started, ticket._more
+        first = started if more is None or more.first_started is None else more.first_started
+        if first is not None:
+            self._count_time(max(0.0, now - first))
+        elif status is not Status.SKIPPED:
+            self.never_started += 1
+        if status is SUCCEEDED:
+            assert started is not None
+            self.collector.completed(ticket._queued, started, now, waited)
+        elif status is _FAILED or status is _TIMED_OUT:
+            self.collector.failed(ticket._queued, started, now, status, waited)
+        else:
+            self.collector.dropped(status, now)
+
+    def _count_time(self, elapsed: float) -> None:
+        self._timed += 1
+        self._total += elapsed
+        self._last = elapsed
+        if elapsed < self._min:
+            self._min = elapsed
+        if elapsed > self._max:
+            self._max = elapsed
+
+    def retried(self, now: float) -> None:
+        """Another attempt of a run follows."""
+        self.retries += 1
+        self.collector.retried(now)
+
+    def ends_so_far(self) -> tuple[int, int, int]:
+        """How many runs have come to an end of their own, were cut short, and ended before they began."""
+        cut = self._ended[Status.CANCELLED] + self._ended[Status.INTERRUPTED] - self.never_started
+        finished = self._succeeded + sum(self._ended.values()) - cut - self.never_started
+        return finished, max(0, cut), self.never_started
+
+    def runs(self) -> RunStats:
+        """The numbers as they stand."""
+        counts = {**self._ended, SUCCEEDED: self._ended[SUCCEEDED] + self._succeeded}
+        timed = self._timed > 0
+        return RunStats(
+            begun=self.accepted,
+            in_flight=self.accepted - sum(counts.values()),
+            retries=self.retries,
+            elapsed_total=self._total,
+            elapsed_last=self._last if timed else None,
+            elapsed_min=self._min if timed else None,
+            elapsed_max=self._max if timed else None,
+            last_ended=self._last_ended,
+            **{status.value: count for status, count in counts.items()},
+        )
+
+    # --- telling --------------------------------------------------------------------------
+
+    def tell_begin(self, ticket: Ticket[Any], worker: int) -> None:
+        """An attempt begins."""
+        attempt = ticket.attempts
+        _log.debug(
+            "%s: run %s, attempt %d, is taken by worker %d", self._name, ticket.id, attempt, worker,
+            extra={"service": self._name, "run": ticket.id, "attempt": attempt},
+        )  # fmt: skip
+        if attempt == 1 and self._hub.wants(RunStarted):
+            cause = "submit" if ticket._more is None else ticket._more.cause
+            self._hub.emit(RunStarted(self._desk.now(), self._name, ticket.id, cause))
+
+    def tell_again(self, ticket: Ticket[Any], more: More, decided: Again, error: BaseException) -> None:
+        """Another attempt follows."""
+        _log.warning(
+            "%s: attempt %d of run %s failed, the next in %s (%s): %s",
+            self._name, more.attempt, ticket.id, text(decided.delay), decided.reason, brief(error),
+            extra={"service": self._name, "run": ticket.id, "attempt": more.attempt},
+        )  # fmt: skip
+        now = self._desk.now()
+        if decided.retry is None:
+            if self._hub.wants(RunRequeued):
+                self._hub.emit(RunRequeued(now, self._name, ticket.id, more.attempt, decided.delay, error))
+        elif self._hub.wants(RunRetried):
+            rule = decided.retry.rule
+            self._hub.emit(RunRetried(now, self._name, ticket.id, more.attempt, decided.delay, rule, error))
+
+    def tell_end(self, ticket: Ticket[Any]) -> None:
+        """A run has its outcome."""
+        outcome = ticket._outcome()
+        _log.debug(
+            "%s: run %s %s after %s", self._name, ticket.id, outcome.status, text(outcome.elapsed),
+            extra={"service": self._name, "run": ticket.id, "status": outcome.status.value},
+        )  # fmt: skip
+        if self._hub.wants(RunEnded):
+            self._hub.emit(
+                RunEnded(
+                    outcome.ended, self._name, ticket.id, outcome.status, outcome.elapsed, outcome.attempts,
+                    outcome.error, outcome.reason,
+                )
+            )  # fmt: skip
+
+    def abandoned(self, ticket: Ticket[Any], given: AbandonedCall) -> None:
+        """A thread was left to itself."""
+        said = "%s: the thread of run %s was abandoned"
+        _log.warning(said, self._name, ticket.id, extra={"service": self._name, "run": ticket.id})
+        if self._hub.wants(ThreadAbandoned):
+            self._hub.emit(ThreadAbandoned(given.since, self._name, ticket.id))
+
+
+class Guarded:
+    """A collector of somebody's own: what it raises is logged, and changes nothing."""
+
+    def __init__(self, collector: CollectorContract) -> None:
+        self.inner = collector
+
+    def arrived(self, at: float, /) -> None:
+        """See CollectorContract, as for all of these."""
+        self._call("arrived", at)
+
+    def completed(self, queued: float, started: float, ended: float, waited: float | None = None, /) -> None:
+        """A run succeeded."""
+        self._call("completed", queued, started, ended, waited)
+
+    def failed(
+        self, queued: float, started: float | None, ended: float, status: Status, waited: float | None = None, /
+    ) -> None:
+        """A run failed for good."""
+        self._call("failed", queued, started, ended, status, waited)
+
+    def retried(self, at: float, /) -> None:
+        """Another attempt follows."""
+        self._call("retried", at)
+
+    def dropped(self, status: Status, at: float, /) -> None:
+        """A run ended without a result."""
+        self._call("dropped", status, at)
+
+    def metrics(self) -> Any:
+        """Whatever it gives; what it raises comes out here, where somebody asked."""
+        return self.inner.metrics()
+
+    def _call(self, what: str, *args: Any) -> None:
+        try:
+            getattr(self.inner, what)(*args)
+        except Exception as error:
+            _log.error("%s() of a collector failed: %s", what, brief(error), exc_info=error)
+        except BaseException as error:  # a SystemExit here would end the loop
+            _log.error("%s() of a collector raised %s", what, brief(error), exc_info=error)

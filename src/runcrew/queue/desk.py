@@ -1,0 +1,403 @@
+"""Desk: one life of a queue, from the acceptance of a ticket to its end.
+
+A ticket waits in its level, or outside the queue for its time to come; a free worker takes the one whose turn it
+is. All of that happens on the loop, in short steps: whoever ends a piece of work, or brings one, also hands out
+what can be handed out (`pump`). So that this does not keep the loop from everybody else, it stops after a slice of
+time that all steps of one round of the loop share, and goes on in the next round.
+
+A run that is handed out while another is being handed out, because that one's first step submits something, waits
+until the outer one has taken its first step: so nothing nests, however long the chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+from runcrew import clock
+from runcrew.backends.calls import running_loop
+from runcrew.errors import ConfigError, QueueFull, brief
+from runcrew.events import Hub, OpeningFailed, Stalled, WorkerGone, WorkerOpened
+from runcrew.job import Job, Status, entered
+from runcrew.lifecycle.inside import is_inside
+from runcrew.queue.books import Books
+from runcrew.queue.ends import Ends
+from runcrew.queue.levels import Levels
+from runcrew.queue.on_loop import Carrier
+from runcrew.queue.options import NORMAL, level, terms
+from runcrew.queue.room import Room
+from runcrew.queue.spares import Spares
+from runcrew.queue.ticket import SUCCEEDED, More, Ticket, would_deadlock
+from runcrew.workers import BUSY, FREE, Group, Worker
+
+if TYPE_CHECKING:
+    from runcrew.queue.service import QueueService
+    from runcrew.queue.setup import Setup
+
+#: How long runs are handed out in one round of the loop, in seconds; and how many at most, where time stands still.
+SLICE: Final = 0.001
+BURST: Final = 1024
+
+_ASYNC: Final = 0x80  # inspect.CO_COROUTINE
+_ODD: Final = 0x20 | 0x100 | 0x200  # generators, and what else is no job or only looks like a plain function
+
+
+class Desk:
+    """The tickets and the workers of one life."""
+
+    def __init__(self, home: QueueService[Any], setup: Setup, context: contextvars.Context) -> None:
+        self.home = home
+        self.name = home.name
+        self.setup = setup
+        self.loop = asyncio.get_running_loop()
+        #: What is the library's own happens in this.
+        self.context = context
+        self.now = clock.current().reader()
+        self.levels = Levels(setup.max_wait)
+        self.room = Room(self, setup.maxsize)
+        #: Those that wait outside the queue for their time to come.
+        self.delayed: dict[Ticket[Any], None] = {}
+        self.books = Books(self, setup.new_collector())
+        self.ends = Ends(self)
+        #: Accepted, and not ended.
+        self.outstanding = 0
+        #: Whether anything is accepted; and whether the end comes when nothing is outstanding any more.
+        self.open = True
+        self.draining = False
+        self.group = Group(
+            self, home, home.name, setup.recipe, size=setup.workers, most=setup.max_workers,
+            max_abandoned=setup.max_abandoned, backoff=setup.backoff, context=context, work_context=home.work_context,
+        )  # fmt: skip
+        #: The group's own.
+        self.free = self.group.free
+        self.carrier = Carrier(self)
+        self.spares = Spares(self)
+        self._pumping = self._pump_due = False
+        self._slice_ends = 0.0
+        self._left_in_slice = 0
+        #: Whether a slice may begin: none has in this round.
+        self._new_round = True
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call it in the next round of the loop, in the library's own context."""
+        self.loop.call_soon(callback, *args, context=self.context)
+
+    # --- acceptance -----------------------------------------------------------------------
+
+    def make(self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]) -> Ticket[Any]:
+        """A ticket that is not accepted yet. Raises ConfigError for what cannot be run, or makes no sense."""
+        if running_loop() is not self.loop:
+            self.home.at_work()  # says what is wrong
+        if type(fn) is FunctionType and not (flags := fn.__code__.co_flags) & _ODD and not fn.__dict__:
+            plain = not flags & _ASYNC
+        else:
+            plain = not Job(fn).is_async
+        if plain is not self.setup.takes:
+            self.setup.check(fn, plain)
+        priority = options.get("priority", NORMAL) if options else NORMAL
+        if type(priority) is not int:
+            level(priority)
+        ticket: Ticket[Any] = Ticket(self, fn, args, plain, priority, copy_context(), 0.0)
+        usual = self.setup.terms
+        if options and (len(options) > 1 or "priority" not in options):
+            usual = terms(usual, options)
+        if not usual.plain:
+            more = ticket._more = More()
+            more.timeout, more.at_most_once, more.rules = usual.timeout, usual.at_most_once, usual.rules
+            more.due_span, more.delay = usual.deadline, usual.delay
+            if plain and more.timeout is not None:
+                self.setup.check_timeout(fn)
+        if self.setup.dedupe is not None:
+            ticket.more()
+        return ticket
+
+    def check_open(self) -> None:
+        """Raise what says why nothing is accepted, if so."""
+        if not self.open:
+            raise self.home.refusal()
+
+    def submit(self, ticket: Ticket[Any]) -> Ticket[Any]:
+        """Accept it, or raise QueueFull. Never waits."""
+        if self.room.is_free() or self._make_room(ticket):
+            self.accept(ticket)
+        return ticket
+
+    def _make_room(self, ticket: Ticket[Any]) -> bool:
+        """The queue is full: do what it says about that. False: the ticket has ended as one that was dropped."""
+        overflow, most = self.setup.overflow, self.setup.maxsize
+        if overflow == "drop_oldest":
+            oldest = self.levels.least_urgent()
+            if oldest is not None and oldest.priority <= ticket.priority:
+                self.ends.end_waiting(
+                    oldest, Status.SKIPPED, f"dropped: the queue is full ({most:g}), and a newer one came"
+                )
+                self.books.dropped += 1
+                return True
+        if overflow.startswith("drop"):
+            ticket._queued = self.now()
+            self.outstanding += 1
+            self.books.arrived(ticket._queued)
+            self.books.dropped += 1
+            self.ends.finish(ticket, Status.SKIPPED, None, ticket._queued, f"dropped: the queue is full ({most:g})")
+            return False
+        raise QueueFull(
+            f"{self.name} is full: {self.levels.count + len(self.delayed)} of {most:g} tickets wait: "
+            "submit later, await submit(), or give it a larger maxsize"
+        )
+
+    def accept(self, ticket: Ticket[Any]) -> None:
+        """From here on it will have an outcome. It may begin, and end, before this returns."""
+        now = ticket._queued = self.now()
+        self.outstanding += 1
+        self.books.arrived(now)
+        more = ticket._more
+        if more is not None and not self._accept_more(ticket, more, now):
+            return
+        if self.free and not (self._pumping or ticket._plain or self.levels.count) and self._has_turn(now):
+            self._pumping = True
+            try:
+                self.begin(self.free.popitem()[0], ticket, now)
+            finally:
+                self._pumping = False
+            if self.levels.count:
+                self.pump()
+        else:
+            self.levels.put(ticket)
+            if not self._pump_due and (self.free or ticket._plain):
+                self.pump_soon()
+
+    def _accept_more(self, ticket: Ticket[Any], more: More, now: float) -> bool:
+        """What only some tickets need. False: it is not to be handed out, at least not yet."""
+        more.waits_since = now
+        dedupe = self.setup.dedupe
+        if dedupe is not None:
+            claim = dedupe.claim(ticket.as_run())
+            if isinstance(claim, str):
+                self.ends.finish(ticket, Status.SKIPPED, None, now, claim)
+                return False
+            more.claim = claim
+        if more.due_span is not None:
+            more.due = now + more.due_span
+            more.due_timer = self.later(more.due_span, self.ends.due, ticket)
+        if more.delay is not None and more.delay > 0:
+            self.wait_outside(ticket, more, more.delay)
+            return False
+        return True
+
+    def later(self, span: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call it in so many seconds, in the library's own context."""
+        return self.loop.call_later(span, callback, *args, context=self.context)
+
+    def wait_outside(self, ticket: Ticket[Any], more: More, delay: float) -> None:
+        """Let it wait outside the queue until its time has come."""
+        self.delayed[ticket] = None
+        more.back_timer = self.later(delay, self._back, ticket)
+
+    def _back(self, ticket: Ticket[Any]) -> None:
+        """The time of one that waited outside has come: it came before all others of its level."""
+        more = ticket.more()
+        more.back_timer = None
+        del self.delayed[ticket]
+        self.levels.put_back(ticket)
+        self.pump()
+
+    # --- handing out ------------------------------------------------------------------------
+
+    def pump_soon(self) -> None:
+        """Hand out what can be handed out, in the next round of the loop."""
+        if not self._pump_due:
+            self._pump_due = True
+            self.loop.call_soon(self._pump_now, context=self.context)
+
+    def _pump_now(self) -> None:
+        self._pump_due = False
+        self.pump()
+
+    def pump(self) -> None:
+        """Hand out what can be handed out, as far as this round's slice goes."""
+        if self._pumping:
+            return
+        levels, free, room = self.levels, self.free, self.room
+        self._pumping = True
+        try:
+            while levels.count and (free or self.carrier.threads.has_places):
+                now = self.now()
+                if not self._has_turn(now):
+                    self.pump_soon()
+                    break
+                if not free:
+                    self.carrier.threads.fill(now)
+                elif (ticket := levels.pop(now)) is not None:
+                    self.begin(free.popitem()[0], ticket, now)
+                if room.waiting:
+                    room.look()
+        finally:
+            self._pumping = False
+        if room.waiting:
+            room.look()
+
+    def _has_turn(self, now: float) -> bool:
+        """Whether there is something left of the slice of this round."""
+        self._left_in_slice -= 1
+        if now < self._slice_ends and self._left_in_slice > 0:
+            return True
+        if not self._new_round:
+            return False
+        self._new_round = False
+        self._slice_ends, self._left_in_slice = now + SLICE, BURST
+        self.loop.call_soon(self._next_round, context=self.context)
+        return True
+
+    def _next_round(self) -> None:
+        self._new_round = True
+
+    @property
+    def slice_is_over(self) -> bool:
+        """Whether this round's slice is used up: who can, lets the others have their turn."""
+        return not self._new_round and (self._left_in_slice <= 0 or self.now() >= self._slice_ends)
+
+    def begin(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
+        worker.state = BUSY
+        worker.work = ticket
+        ticket._worker = worker
+        ticket._started = now
+        if Hub.changes != self.books.as_of:
+            self.books.look_who_listens()
+        if self.books.tells_begin:
+            self.books.tell_begin(ticket, worker.number)
+        self.carrier.begin(worker, ticket, now)
+
+    # --- the end of an attempt ----------------------------------------------------------------
+
+    def returned(self, ticket: Ticket[Any], worker: Worker, value: Any) -> None:
+        """The job has returned: it has succeeded, whatever was asked in the meantime."""
+        ended = self.now()
+        if ticket._status is None:
+            more = ticket._more
+            if more is None:
+                ticket._result, ticket._ended = value, ended
+                ticket._status = SUCCEEDED
+                ticket._args, ticket._context = (), None
+                self.outstanding -= 1
+                self.books.succeeded(ticket._queued, ticket._started or ended, ended)
+                if ticket._waiters is not None:
+                    ticket._wake()
+                if self.books.tells_end:
+                    self.books.tell_end(ticket)
+            else:
+                self.ends.succeeded(ticket, more, value, ended)
+        self.release(worker)
+
+    def release(self, worker: Worker) -> None:
+        """This worker has ended its work."""
+        worker.work = worker.task = None
+        group = worker.group
+        if worker.state is BUSY and group.limits is None and group is self.group:
+            worker.state = FREE
+            self.free[worker] = None
+            if not self._pumping:
+                if self.levels.count:
+                    self.pump()
+                elif self.room.waiting:
+                    self.room.look()
+        else:
+            group.released(worker)
+        if self.draining:
+            self.look_if_drained()
+
+    def look_if_drained(self) -> None:
+        """In a drain: nothing may be outstanding any more."""
+        if self.draining and not self.outstanding:
+            self.group.close()
+            self.spares.group.close()
+
+    def check_wait(self) -> None:
+        """Raise WouldDeadlock in a job of this queue: it would wait for its own queue."""
+        run = entered()
+        if isinstance(run, Ticket) and run._status is not None and run.home is self.home:
+            return  # what a job has left behind, and that has ended
+        if is_inside(self.home):
+            raise would_deadlock(self.name)
+
+    # --- what the group tells -----------------------------------------------------------------
+
+    def worker_opened(self, worker: Worker) -> None:
+        """See Door."""
+        if self.home.hub.wants(WorkerOpened):
+            self.home.hub.emit(WorkerOpened(self.now(), self.name, worker.number))
+
+    def worker_free(self, worker: Worker) -> None:
+        """See Door."""
+        if self.levels.count:
+            self.pump()
+        elif self.room.waiting:
+            self.room.look()
+
+    def worker_lost(self, worker: Worker, error: BaseException) -> None:
+        """See Door."""
+        self.carrier.lost(worker, error)
+
+    def worker_gone(self, worker: Worker) -> None:
+        """See Door."""
+        if self.home.hub.wants(WorkerGone):
+            self.home.hub.emit(WorkerGone(self.now(), self.name, worker.number, worker.reason, worker.error))
+
+    def opening_failed(self, worker: Worker, delay: float, error: BaseException) -> None:
+        """See Door."""
+        if self.home.hub.wants(OpeningFailed):
+            self.home.hub.emit(OpeningFailed(self.now(), self.name, worker.number, delay, error))
+        if isinstance(error, ConfigError):
+            self.home.fail(error)
+        elif self.draining:
+            self.give_up_if_hopeless()
+
+    def give_up_if_hopeless(self) -> None:
+        """In a drain: nobody is there, and nobody will come. What waits is not going to be done."""
+        if self.group.is_hopeless:
+            why = brief(self.group.last_error)
+            self.ends.interrupt_waiting(f"no worker is left, and no resource can be made: {why}")
+
+    def group_stalled(self) -> None:
+        """See Door."""
+        if self.home.hub.wants(Stalled):
+            self.home.hub.emit(Stalled(self.now(), self.name, self.group.abandoned))
+
+    def all_gone(self) -> None:
+        """See Door."""
+        self.home.workers_gone(self)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker is left, and none will come."""
+        groups = (self.group, self.spares.group)
+        if not all(group.closed and not group.held for group in groups):
+            return False
+        self.carrier.threads.stop()
+        return True
+
+    def working(self) -> list[Worker]:
+        """Those that have work in hand."""
+        return [w for group in (self.group, self.spares.group) for w in group.roster if w.work is not None]
+
+    def interrupt_all(self, reason: str) -> None:
+        """Time is up: end what waits, and ask what runs to end."""
+        self.ends.interrupt_waiting(reason)
+        self.spares.interrupt_waiting(reason)
+        for worker in self.working():
+            self.carrier.interrupt(worker, reason)
+
+    def forsake(self, reason: str) -> None:
+        """The loop has been closed: nothing on it will ever go on."""
+        tickets = [*self.levels.all(), *self.delayed, *self.spares.all_waiting()]
+        for worker in self.working():
+            tickets += self.carrier.in_hand(worker)
+        for ticket in tickets:
+            if ticket._status is None:
+                ticket._waiters = None  # they have ended with the loop
+                self.ends.finish(ticket, Status.INTERRUPTED, None, self.now(), reason)

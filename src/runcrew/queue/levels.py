@@ -1,0 +1,143 @@
+"""The tickets that wait, by urgency: strict between levels, first come first served within one.
+
+Pure, but for the time that it is told. When the oldest ticket of all has waited for longer than `max_wait`, one
+pick in sixteen serves it, so that the low ones make progress under any load of high ones.
+
+A ticket that ends while it waits stays where it is until its turn comes, or until half of all are such.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
+
+from runcrew.queue.ticket import Ticket
+
+#: One pick in so many may serve the oldest ticket instead of the most urgent one.
+TURN: Final = 16
+
+#: So many that have ended may always stay.
+_DEAD: Final = 64
+
+#: So many empty levels are kept.
+_KEPT: Final = 16
+
+
+class Levels:
+    """The waiting tickets."""
+
+    __slots__ = ("_dead", "_lines", "_order", "_picks", "count", "max_wait")
+
+    def __init__(self, max_wait: float | None) -> None:
+        #: Seconds; None: the urgent ones always go first.
+        self.max_wait = max_wait
+        #: How many wait.
+        self.count = 0
+        self._dead = 0
+        self._picks = 0
+        self._lines: dict[int, deque[Ticket[Any]]] = {}
+        #: The levels, the most urgent first.
+        self._order: list[int] = []
+
+    def put(self, ticket: Ticket[Any]) -> None:
+        """Let it wait behind all others of its level."""
+        try:
+            self._lines[ticket.priority].append(ticket)
+        except KeyError:
+            self._open(ticket.priority).append(ticket)
+        self.count += 1
+
+    def put_back(self, ticket: Ticket[Any]) -> None:
+        """Let it wait before all others of its level: it came before them."""
+        line = self._lines.get(ticket.priority)
+        if line is None:
+            line = self._open(ticket.priority)
+        line.appendleft(ticket)
+        self.count += 1
+
+    def pop(self, now: float) -> Ticket[Any] | None:
+        """Whose turn it is; None where nobody waits. `now`: seconds since the epoch."""
+        self._picks = picks = self._picks + 1
+        if not picks % TURN and self.max_wait is not None:
+            line = self._overdue(now, self.max_wait)
+            if line is not None:
+                self.count -= 1
+                return line.popleft()
+        for level in self._order:
+            line = self._lines[level]
+            while line:
+                ticket = line.popleft()
+                if ticket._status is None:
+                    self.count -= 1
+                    return ticket
+                self._dead -= 1
+        return None
+
+    def first(self) -> Ticket[Any] | None:
+        """Whose turn it would be by urgency; it stays."""
+        for level in self._order:
+            line = self._lines[level]
+            while line:
+                if line[0]._status is None:
+                    return line[0]
+                line.popleft()
+                self._dead -= 1
+        return None
+
+    def left(self) -> None:
+        """One of those that wait has ended."""
+        self.count -= 1
+        self._dead += 1
+        if self._dead > _DEAD and self._dead > self.count:
+            for line in self._lines.values():
+                alive = [ticket for ticket in line if ticket._status is None]
+                line.clear()
+                line.extend(alive)
+            self._dead = 0
+
+    def least_urgent(self) -> Ticket[Any] | None:
+        """The oldest ticket of the lowest level; it stays."""
+        for level in reversed(self._order):
+            line = self._lines[level]
+            while line and line[0]._status is not None:
+                line.popleft()
+                self._dead -= 1
+            if line:
+                return line[0]
+        return None
+
+    def oldest(self) -> float | None:
+        """Since when the one waits that has waited longest, in seconds since the epoch."""
+        heads = [line[0]._queued for line in self._alive()]
+        return min(heads, default=None)
+
+    def all(self) -> list[Ticket[Any]]:
+        """Those that wait, in the order of their turns."""
+        return [ticket for level in self._order for ticket in self._lines[level] if ticket._status is None]
+
+    def counts(self) -> dict[int, int]:
+        """How many wait in each level, the most urgent first."""
+        found = {level: sum(1 for t in self._lines[level] if t._status is None) for level in self._order}
+        return {level: count for level, count in found.items() if count}
+
+    def _open(self, level: int) -> deque[Ticket[Any]]:
+        if len(self._order) > _KEPT:
+            self._order = [other for other in self._order if self._lines[other]]
+            self._lines = {other: self._lines[other] for other in self._order}
+        line = self._lines[level] = deque()
+        insort(self._order, level, key=lambda other: -other)
+        return line
+
+    def _alive(self) -> Iterator[deque[Ticket[Any]]]:
+        for line in self._lines.values():
+            while line and line[0]._status is not None:
+                line.popleft()
+                self._dead -= 1
+            if line:
+                yield line
+
+    def _overdue(self, now: float, max_wait: float) -> deque[Ticket[Any]] | None:
+        oldest = min(self._alive(), key=lambda line: line[0]._queued, default=None)
+        return oldest if oldest is not None and now - oldest[0]._queued > max_wait else None

@@ -1,0 +1,287 @@
+"""Carrier: how a run is carried out by the worker that has it in hand, and how it is cut short.
+
+An async job has a Task of its own. Where Python can do that (3.12), its first step is taken at once, inside the
+call that hands it out. The end of the run is told from within the task, so that the next one can begin in the same
+round of the loop; a task that is cancelled before its first step, of which nothing runs, is noticed at its `cancel`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from runcrew.backends import gave_awaitable
+from runcrew.job import Status, enter_unmade
+from runcrew.lifecycle.tasks import unless_torn_down
+from runcrew.queue.in_threads import InThreads, Line
+from runcrew.queue.through import through
+from runcrew.queue.ticket import More, Ticket
+from runcrew.workers import Unfit, Worker
+
+if TYPE_CHECKING:
+    from runcrew.queue.desk import Desk
+
+#: Whether a task can take its first step when it is made.
+EAGER: Final = sys.version_info >= (3, 12)
+
+
+class Carrier:
+    """Carries out the runs of one desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        setup = desk.setup
+        self._carry: Callable[[Ticket[Any], Worker], Coroutine[Any, Any, None]]
+        if setup.handler is not None:
+            self._carry = self._through
+        elif setup.recipe is None:
+            self._carry = self._bare
+        else:
+            self._carry = self._tried if setup.recipe.has_check else self._with_resource
+        #: Whether plain jobs have a task too.
+        self._all_in_tasks = setup.handler is not None
+        self._inline = setup.inline
+        self.threads = InThreads(desk)
+
+    # --- beginning ------------------------------------------------------------------------
+
+    def begin(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
+        """Carry it out. An async one may have ended when this returns."""
+        if ticket._plain and not self._all_in_tasks and not self._inline:
+            self.threads.begin(worker, ticket, now)
+            return
+        if ticket._more is not None:
+            self._desk.ends.began(ticket, ticket._more, now)
+        if ticket._plain and not self._all_in_tasks:
+            assert ticket._context is not None
+            ticket._context.run(self._call, ticket, worker)
+            return
+        task = new_task(self, ticket, worker, self._carry(ticket, worker))
+        if worker.work is ticket:
+            worker.task = task
+            more = ticket._more
+            if more is not None:
+                if more.why is not None:  # asked to end in its first step, when there was nothing to cancel yet
+                    task.cancel()
+                elif not self._all_in_tasks:
+                    self._desk.ends.limit(ticket, more)
+
+    async def _bare(self, ticket: Ticket[Any], worker: Worker) -> None:
+        enter_unmade(ticket)
+        try:
+            value = await ticket._fn(*ticket._args)
+        except GeneratorExit:  # thrown away with the loop
+            raise
+        except BaseException as error:
+            self.raised(ticket, worker, error)
+        else:
+            self._desk.returned(ticket, worker, value)
+
+    async def _with_resource(self, ticket: Ticket[Any], worker: Worker) -> None:
+        enter_unmade(ticket)
+        try:
+            value = await ticket._fn(worker.resource, *ticket._args)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.raised(ticket, worker, error)
+        else:
+            self._desk.returned(ticket, worker, value)
+
+    async def _tried(self, ticket: Ticket[Any], worker: Worker) -> None:
+        """The same, where the resource is tried before it is used."""
+        enter_unmade(ticket)
+        assert worker.opened is not None
+        try:
+            await worker.opened.check()
+        except GeneratorExit:
+            raise
+        except Unfit as error:
+            self.unfit(ticket, worker, error)
+            return
+        except BaseException as error:
+            self.raised(ticket, worker, error)
+            return
+        await self._with_resource(ticket, worker)
+
+    async def _through(self, ticket: Ticket[Any], worker: Worker) -> None:
+        """The same, through a chain of policies, middleware or somebody's backend."""
+        try:
+            await through(self._desk, ticket, worker)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.raised(ticket, worker, error)
+
+    def _call(self, ticket: Ticket[Any], worker: Worker) -> None:
+        """A plain job on the loop, in its own context."""
+        enter_unmade(ticket)
+        args = ticket._args if self._desk.setup.recipe is None else (worker.resource, *ticket._args)
+        try:
+            value = ticket._fn(*args)
+        except BaseException as error:
+            self.raised(ticket, worker, error)
+        else:
+            self.plain_returned(ticket, worker, value)
+
+    # --- how it ends ----------------------------------------------------------------------
+
+    def raised(self, ticket: Ticket[Any], worker: Worker, error: BaseException) -> None:
+        """The job raised: what becomes of it is said by what was asked, and by what it is."""
+        trace = error.__traceback__
+        # Beginning in the user's code, and not here: the frames of this place hold the ticket, which holds the error.
+        error = error.with_traceback(None if trace is None else trace.tb_next)
+        ends = self._desk.ends
+        if isinstance(error, asyncio.CancelledError):
+            task = worker.task
+            ends.cancelled(ticket, worker, error, outside=task is not None and task.cancelling() > 0)
+        else:
+            ends.failed(ticket, worker, Status.FAILED, error)
+
+    def plain_returned(self, ticket: Ticket[Any], worker: Worker, value: Any) -> None:
+        """A plain job returned: what must not be something that is still to be awaited."""
+        error = None if value is None else gave_awaitable(ticket.name, value)
+        if error is None:
+            self._desk.returned(ticket, worker, value)
+        else:
+            self._desk.ends.failed(ticket, worker, Status.FAILED, error)
+
+    def plain_value(self, ticket: Ticket[Any], more: More, value: Any, ended: float) -> None:
+        """A plain job returned this in a thread."""
+        error = None if value is None else gave_awaitable(ticket.name, value)
+        if error is None:
+            self._desk.ends.succeeded(ticket, more, value, ended)
+        else:
+            self._desk.ends.next_after(ticket, Status.FAILED, error, "")
+
+    def unfit(self, ticket: Ticket[Any], worker: Worker, error: BaseException) -> None:
+        """The resource turned out faulty before the job began."""
+        self.found_unfit(ticket, worker, error)
+        self._desk.release(worker)
+
+    def found_unfit(self, ticket: Ticket[Any], worker: Worker, error: BaseException) -> None:
+        """The same, where the worker has more in hand. Another worker is to do it, and nothing has been spent."""
+        ends = self._desk.ends
+        worker.group.condemn(worker, error, "its resource did not pass the check")
+        if ticket._status is not None:
+            return
+        more = ticket.more()
+        if more.why is not None:
+            ends.asked(ticket, more)
+        elif more.cut is not None or more.final:
+            said = more.cut or "its time was up"
+            ends.next_after(ticket, Status.TIMED_OUT, ends.timeout_error(ticket, said, error), said)
+        elif more.past_queue:
+            ends.finish(ticket, Status.FAILED, error, self._desk.now(), "its resource did not pass the check")
+        else:
+            ends.put_back(ticket)
+
+    # --- cutting it short -------------------------------------------------------------------
+
+    def cancel(self, ticket: Ticket[Any], worker: Worker) -> None:
+        """The run was asked to end. A thread is told, and goes on until it looks."""
+        if isinstance(worker.work, Line):
+            self.threads.cancel(ticket, worker.work)
+        elif worker.task is not None and not worker.task.cancelling():
+            worker.task.cancel()
+
+    def cut(self, ticket: Ticket[Any], more: More, said: str) -> None:
+        """The time of the attempt, or of the run, is up."""
+        if more.cut is None:
+            more.cut = said
+        worker = ticket._worker
+        assert worker is not None
+        if isinstance(worker.work, Line):
+            self.threads.cut(ticket, worker.work, more.cut)
+            return
+        if more.run is not None:
+            more.run.tell()
+        if worker.task is not None:
+            worker.task.cancel()
+
+    def lost(self, worker: Worker, error: BaseException) -> None:
+        """The worker's resource is lost, or it has to leave at once: what it has in hand ends."""
+        work = worker.work
+        said = "its worker had to leave" if isinstance(error, asyncio.CancelledError) else "its worker is lost"
+        if isinstance(work, Line):
+            self.threads.lost(work, said)
+        elif isinstance(work, Ticket):
+            self._desk.ends.end_early(work, Status.INTERRUPTED, said)
+
+    def in_hand(self, worker: Worker) -> list[Ticket[Any]]:
+        """What this worker has in hand."""
+        work = worker.work
+        return list(work.handed) if isinstance(work, Line) else [work] if isinstance(work, Ticket) else []
+
+    def interrupt(self, worker: Worker, said: str) -> None:
+        """A stop: what this worker has in hand is asked to end."""
+        for ticket in self.in_hand(worker):
+            self._desk.ends.end_early(ticket, Status.INTERRUPTED, said)
+
+    def give_up_thread(self, ticket: Ticket[Any], worker: Worker) -> None:
+        """A job in a thread that was asked to end does not listen: nobody waits for it any more."""
+        if isinstance(worker.work, Line):
+            self.threads.give_up(worker.work, "its thread did not end, and was abandoned", ticket)
+        elif ticket._plain and worker.task is not None:
+            worker.task.cancel()  # on its way through a chain: that leaves the thread to itself
+
+    def give_up(self, worker: Worker, said: str) -> None:
+        """What it has in hand has not ended although it was cancelled, in good time: nobody waits for it any more."""
+        work, task = worker.work, worker.task
+        if isinstance(work, Line):
+            self.threads.give_up(work, said)
+        elif isinstance(work, Ticket):
+            worker.group.abandon(worker)
+            if task is not None:
+                task.cancel()
+            if work._status is None:
+                more = work.more()
+                self._desk.ends.finish(work, more.why or Status.INTERRUPTED, None, self._desk.now(), said)
+
+    def not_begun(self, ticket: Ticket[Any], worker: Worker) -> None:
+        """Its task was cancelled before its first step."""
+        if worker.work is ticket and ticket._status is None:
+            error = asyncio.CancelledError("its task was cancelled before it began")
+            if ticket._more is not None and ticket._more.why is not None:
+                self.raised(ticket, worker, error)
+            else:
+                unless_torn_down(self.raised, ticket, worker, error)
+
+
+if EAGER:
+
+    def new_task(
+        carrier: Carrier, ticket: Ticket[Any], worker: Worker, coro: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        """A task in the ticket's own context, which has taken its first step when this returns."""
+        return asyncio.Task(coro, loop=carrier._desk.loop, context=ticket._context, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+
+else:
+
+    class _JobTask(asyncio.Task[None]):
+        """Tells when it is cancelled before its first step: no line of its coroutine runs then."""
+
+        __slots__ = ("_carried",)
+        _carried: tuple[Carrier, Ticket[Any], Worker]
+
+        def cancel(self, msg: Any | None = None) -> bool:
+            asked = super().cancel(msg)
+            if asked:
+                # Its first step, if it is still to come, was asked for before this: it has been taken by then.
+                carrier, ticket, worker = self._carried
+                carrier._desk.call_soon(self._look, carrier, ticket, worker)
+            return asked
+
+        def _look(self, carrier: Carrier, ticket: Ticket[Any], worker: Worker) -> None:
+            if self.done():
+                carrier.not_begun(ticket, worker)
+
+    def new_task(
+        carrier: Carrier, ticket: Ticket[Any], worker: Worker, coro: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        """A task in the ticket's own context, whose first step comes in the next round of the loop."""
+        task = _JobTask(coro, loop=carrier._desk.loop, context=ticket._context)
+        task._carried = (carrier, ticket, worker)
+        return task

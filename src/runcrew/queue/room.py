@@ -1,0 +1,73 @@
+"""Room: how many tickets may wait, and who waits for room.
+
+Whoever waits gets room in the order of coming: a reservation, which it claims when it goes on. Nobody takes it in
+between; who is cancelled with a reservation in hand passes it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runcrew.queue.desk import Desk
+
+
+class Room:
+    """The room of one queue, in one life."""
+
+    __slots__ = ("_desk", "maxsize", "reserved", "waiting")
+
+    def __init__(self, desk: Desk, maxsize: float) -> None:
+        self._desk = desk
+        #: How many tickets may wait; infinite where nothing limits it.
+        self.maxsize = maxsize
+        #: Those who wait for room, and those who have been told that there is some for them.
+        self.waiting: dict[asyncio.Future[None], None] = {}
+        self.reserved = 0
+
+    def is_free(self) -> bool:
+        """Whether one more may come in, without anybody being overtaken."""
+        return not self.waiting and self.has_left()
+
+    def has_left(self) -> bool:
+        """Whether there is room that nobody has been promised."""
+        desk = self._desk
+        queued = desk.levels.count
+        if not queued and len(desk.free) > self.reserved:
+            return True  # somebody takes it at once
+        return queued + len(desk.delayed) + self.reserved < self.maxsize
+
+    def look(self) -> None:
+        """Something may have become free: promise it to those who came first."""
+        while self.waiting and self.has_left():
+            waiter = next(iter(self.waiting))
+            del self.waiting[waiter]
+            if not waiter.done():
+                self.reserved += 1
+                waiter.set_result(None)
+
+    def close(self) -> None:
+        """Let all go on: they look again, and find that nothing is accepted any more."""
+        waiting, self.waiting = self.waiting, {}
+        for waiter in waiting:
+            if not waiter.done():
+                self.reserved += 1
+                waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Return with a reservation: `claim` it at once. Cancelling gives up the place in the line."""
+        waiter = self._desk.loop.create_future()
+        self.waiting[waiter] = None
+        try:
+            await waiter
+        except BaseException:
+            self.waiting.pop(waiter, None)
+            if waiter.done() and not waiter.cancelled():
+                self.claim()  # it had been promised: to the next
+                self.look()
+            raise
+
+    def claim(self) -> None:
+        """Give a reservation back, to be used at once."""
+        self.reserved -= 1

@@ -1,0 +1,224 @@
+"""The life of a queue, as a service: what a start, a drain, a cut and the end mean for tickets and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from runcrew.backends import AbandonedCall
+from runcrew.backends.calls import running_loop
+from runcrew.durations import Duration
+from runcrew.errors import (
+    NotStarted,
+    ResourceError,
+    RuncrewError,
+    ServiceStopped,
+    ServiceStopping,
+    WrongLoop,
+    brief,
+)
+from runcrew.insight import CollectorContract, Metrics
+from runcrew.lifecycle import BaseService, Hooks, State, Stuck
+from runcrew.lifecycle.tasks import task_stack, thread_stack
+from runcrew.queue.desk import Desk
+from runcrew.queue.in_threads import Line
+from runcrew.queue.setup import Setup
+from runcrew.queue.stats import QueueStats, snapshot
+from runcrew.workers import Worker
+
+R = TypeVar("R")
+
+
+class QueueService(BaseService, Generic[R]):
+    """A queue, but for its calls. A Desk is one life of it."""
+
+    def __init__(
+        self, name: str, setup: Setup, *, on_stopping: Hooks, on_stopped: Hooks, hooks_timeout: Duration
+    ) -> None:
+        super().__init__(name, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout)
+        self.setup = setup
+        #: This life, or the last one; None before the first.
+        self.desk: Desk | None = None
+
+    # --- looking ----------------------------------------------------------------------
+
+    def stats(self) -> QueueStats:
+        """An immutable snapshot."""
+        return snapshot(self)
+
+    def metrics(self) -> Metrics:
+        """What the collector of this life has collected: counts, rates of the last minute, percentiles.
+
+        A collector of the user's own is asked for its own, and what it raises comes out.
+        """
+        return self._collector().metrics()
+
+    def _collector(self) -> CollectorContract:
+        return self.setup.new_collector() if self.desk is None else self.desk.books.collector
+
+    @property
+    def size(self) -> int:
+        """How many workers there should be."""
+        return self.setup.workers if self.desk is None else self.desk.group.target
+
+    # --- for its parts ------------------------------------------------------------------
+
+    def at_work(self) -> Desk:
+        """The desk, where something can be asked of it. Raises what says why not otherwise."""
+        desk = self.desk
+        if desk is None or not desk.open:
+            raise self.refusal()
+        if running_loop() is not desk.loop:
+            raise WrongLoop(
+                f"{self.name} lives on another event loop: call it there (from a thread, "
+                "asyncio.run_coroutine_threadsafe or loop.call_soon_threadsafe with that loop)"
+            )
+        return desk
+
+    def refusal(self) -> RuncrewError:
+        """Why nothing is accepted."""
+        if self._state is State.NEW:
+            return NotStarted(f"{self.name} has not been started: `await {self.name}.start()`, or `async with`")
+        if self._state is State.STOPPED or self._state is State.FAILED:
+            return ServiceStopped(f"{self.name} has ended and takes nothing: start() gives it a new life")
+        return ServiceStopping(f"{self.name} is stopping and takes nothing new")
+
+    def work_context(self) -> contextvars.Context:
+        """For the makers of resources: the context variables of whoever started this life."""
+        return self._work_context()
+
+    def workers_gone(self, desk: Desk) -> None:
+        """Nobody is left, in one of the two groups."""
+        if desk is self.desk and desk.is_empty:
+            self._work_ended()
+
+    def fail(self, error: BaseException) -> None:
+        """The resource can never be made, or not be taken down: this life is over."""
+        desk = self.desk
+        if desk is not None and self._state.alive:
+            self._fail(error)
+            self._let_down(desk, brief(error))
+            desk.interrupt_all(brief(error))
+            desk.group.close()
+            desk.spares.group.close()
+
+    # --- the life -----------------------------------------------------------------------
+
+    def _begin_life(self) -> None:
+        super()._begin_life()
+        self._starter: asyncio.Task[None] | None = None
+        self._at_stop = (0, 0, 0)
+
+    def _launch(self) -> bool:
+        desk = self.desk = Desk(self, self.setup, self._context)
+        if not self.setup.spares:
+            desk.spares.group.open()
+            desk.group.open()
+            if desk.group.begun.is_open:
+                return True
+        self._starter = self._spawn(self._come_up(desk), "start")
+        return False
+
+    async def _come_up(self, desk: Desk) -> None:
+        spares = desk.spares
+        if self.setup.spares:
+            spares.starting = True
+            spares.group.open()
+            await spares.group.begun.wait()
+            spares.starting = False
+            if spares.failure is not None:
+                failure = ResourceError(f"{self.name}: a spare resource could not be made: {brief(spares.failure)}")
+                failure.__cause__ = spares.failure
+                self._fail(failure)
+                self._let_down(desk, str(failure))
+                return
+            desk.group.open()
+        await desk.group.begun.wait()
+        self._is_ready()
+
+    def _let_down(self, desk: Desk, reason: str) -> None:
+        """The start has failed: end what has been accepted meanwhile, and take down what is there."""
+        self._accept_no_more()
+        desk.draining = True
+        desk.ends.interrupt_waiting(reason)
+        desk.look_if_drained()
+
+    def _accept_no_more(self) -> None:
+        desk = self.desk
+        if desk is not None:
+            self._at_stop = desk.books.ends_so_far()
+            desk.open = False
+            desk.room.close()
+
+    def _begin_drain(self) -> None:
+        desk = self.desk
+        assert desk is not None
+        desk.draining = True
+        if self._starter is not None:
+            self._starter.cancel()
+        group = desk.group
+        if desk.outstanding:
+            if group.closed:
+                group.open()
+            if not group.target:
+                group.resize(1)  # it was paused: what was accepted is to be done all the same
+            desk.give_up_if_hopeless()
+        desk.look_if_drained()
+
+    def _cut(self) -> None:
+        desk = self.desk
+        assert desk is not None
+        desk.interrupt_all("its queue was stopped, or ran out of time to stop")
+        desk.group.close()
+        desk.spares.group.close()
+
+    def _still_running(self) -> tuple[Stuck, ...]:
+        return tuple(self._stuck())
+
+    def _stuck(self) -> Iterator[Stuck]:
+        desk = self.desk
+        assert desk is not None
+        for worker in desk.working():
+            work = worker.work
+            for ticket in work.handed if isinstance(work, Line) else (work,):
+                yield Stuck(self.name, f"run {ticket.id} of {ticket.name}", _where(worker))
+        for group in (desk.group, desk.spares.group):
+            for what, stack in group.hanging():
+                yield Stuck(self.name, what, stack)
+
+    def _give_up(self) -> bool:
+        desk = self.desk
+        assert desk is not None
+        for worker in desk.working():
+            desk.carrier.give_up(worker, "it would not stop, and was abandoned")
+        for group in (desk.group, desk.spares.group):
+            group.let_go()
+        return True
+
+    def _end_life(self) -> None:
+        desk = self.desk
+        if desk is not None and self._state.alive:
+            ended, cut, never = (
+                now - before for now, before in zip(desk.books.ends_so_far(), self._at_stop, strict=True)
+            )
+            self._finished, self._cancelled, self._never_started = ended, cut, never
+            named = [stuck.what for stuck in self._life.stuck]
+            left = [self._abandoned(given) for given in desk.carrier.threads.left.values()]
+            self._life.stuck += tuple(stuck for stuck in left if stuck.what not in named)
+        super()._end_life()
+
+    def _abandoned(self, given: AbandonedCall) -> Stuck:
+        return Stuck(self.name, f"the abandoned thread {given.thread} of {given.name}", thread_stack(given.ident))
+
+    def _forsake(self) -> None:
+        if self.desk is not None:
+            self._accept_no_more()
+            self.desk.forsake("its event loop was closed without a stop")
+
+
+def _where(worker: Worker) -> str:
+    if isinstance(worker.work, Line):
+        return worker.work.thread.stack()
+    return "" if worker.task is None else task_stack(worker.task)

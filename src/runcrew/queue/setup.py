@@ -1,0 +1,166 @@
+"""Setup: what a queue was asked for, checked and in one form. The same for all of its lives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, get_args
+
+from runcrew.abc import Backend, Handler, Middleware
+from runcrew.backends import choose
+from runcrew.durations import Duration, optional
+from runcrew.errors import ConfigError, NotAJob
+from runcrew.insight import Collector, CollectorContract, check_collector
+from runcrew.job import Job
+from runcrew.policies import Backoff, Concurrency, Dedupe, Exponential, Options, Rules, checked
+from runcrew.policies.guard import check_plain
+from runcrew.queue.books import Guarded
+from runcrew.queue.options import Terms
+from runcrew.queue.through import compiled
+from runcrew.workers import UNSET, Recipe, Unset
+
+#: What happens to a ticket for which there is no room.
+Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest"]
+
+#: Before a run that met a faulty resource is tried with another one.
+REQUEUE_BACKOFF: Final = Exponential("100ms", cap="10s", jitter="equal")
+#: Before another resource is made, where they cannot be made or turn out faulty.
+BACKOFF: Final = Exponential("100ms", cap="30s", jitter="equal")
+
+
+class Setup:
+    """The options of one queue."""
+
+    def __init__(
+        self,
+        *,
+        resource: Callable[[], Any] | None,
+        destroy: Callable[[Any], object] | Unset | None,
+        check: Callable[[Any], object] | None,
+        max_idle: Duration | None,
+        max_age: Duration | None,
+        threadsafe: bool,
+        healthy: Callable[[Exception], object] | None,
+        workers: int,
+        max_workers: int | None,
+        spares: int,
+        max_spares: int | None,
+        maxsize: int | None,
+        overflow: Overflow,
+        requeue: int,
+        requeue_backoff: Backoff,
+        backoff: Backoff,
+        max_wait: Duration | None,
+        max_abandoned: int | None,
+        backend: str | Backend | None,
+        collector: CollectorContract | None,
+        retry: Rules,
+        timeout: Duration | None,
+        deadline: Duration | None,
+        concurrency: Concurrency | None,
+        dedupe: Dedupe | None,
+        middleware: Sequence[Middleware],
+    ) -> None:
+        self.recipe = _recipe(resource, destroy=destroy, check=check, max_idle=max_idle, max_age=max_age)
+        if not isinstance(threadsafe, bool):
+            raise ConfigError(f"threadsafe: {threadsafe!r} is neither True nor False")
+        self.threadsafe = threadsafe
+        if healthy is not None:
+            check_plain(healthy, "healthy", "the error")
+        self.healthy = healthy
+        self.workers = count(workers, "workers", 0)
+        self.max_workers = self.workers if max_workers is None else count(max_workers, "max_workers", 1)
+        if self.max_workers < max(1, self.workers):
+            raise ConfigError(
+                f"max_workers: {max_workers!r} is less than workers={workers!r}: give at least as many, or None for "
+                "as many"
+                if max_workers is not None
+                else "workers: 0 is a queue that nobody serves: give max_workers too, and resize() it later"
+            )
+        self.spares = count(spares, "spares", 0)
+        self.max_spares = max(spares, self.workers, 1) if max_spares is None else count(max_spares, "max_spares", 0)
+        if self.max_spares < self.spares:
+            raise ConfigError(f"max_spares: {max_spares!r} is less than spares={spares!r}: give at least as many")
+        self.maxsize: float = math.inf if maxsize is None else count(maxsize, "maxsize", 0)
+        if overflow not in get_args(Overflow):
+            raise ConfigError(f"overflow: {overflow!r} is none of {', '.join(map(repr, get_args(Overflow)))}")
+        self.overflow = overflow
+        self.requeue = count(requeue, "requeue", 0)
+        self.requeue_backoff = checked(requeue_backoff)
+        self.backoff = checked(backoff)
+        self.max_wait = optional(max_wait, "max_wait")
+        given = max_abandoned
+        self.max_abandoned = self.max_workers if given is None else count(given, "max_abandoned", 0)
+        self._given_collector = None if collector is None else Guarded(check_collector(collector))
+        self.inline = backend == "loop"
+        self._only_threads = backend == "thread"
+        self._backend = choose(Job(_nothing), backend) if backend not in (None, "loop", "thread") else None
+        options = Options(retry, timeout, deadline, concurrency, dedupe, middleware)
+        #: What holds for a run that says nothing else.
+        self.terms = Terms(options.timeout, options.deadline, None, False, options.retry)
+        self.dedupe = dedupe
+        #: The chain that each attempt goes through; None: there is nothing in it.
+        self.handler: Handler | None = None
+        if self._backend is not None or concurrency is not None or options.middleware:
+            inner = Options(concurrency=concurrency, middleware=options.middleware)
+            self.handler = compiled(self._backend, inner, self.inline)
+        #: The kind of job (`plain` or not) that needs no check; None: every job does.
+        self.takes: bool | None = False
+        if hasattr(self._backend, "check"):
+            self.takes = None
+        elif self._only_threads or (self.recipe is not None and not self.recipe.is_async and not threadsafe):
+            self.takes = True
+
+    def new_collector(self) -> CollectorContract:
+        """What collects in one life: the user's own, or a new one."""
+        return Collector() if self._given_collector is None else self._given_collector
+
+    def check(self, fn: Callable[..., Any], plain: bool) -> None:
+        """Raise NotAJob (a ConfigError and a TypeError) for a job of a kind that this queue cannot run."""
+        recipe, name = self.recipe, Job(fn).name
+        if self._backend is not None:
+            check = getattr(self._backend, "check", None)
+            if check is not None:
+                check(Job(fn))
+        elif self._only_threads and not plain:
+            raise NotAJob(f'{name} is async, and backend="thread" runs plain functions: leave `backend` out')
+        if recipe is None or self.threadsafe:
+            return
+        if plain and recipe.is_async and not self.inline:
+            raise NotAJob(
+                f"{name} is plain and would run in a thread, with the resource of {recipe.name}, which lives on the "
+                "event loop: write it with `async def`, or say threadsafe=True if the resource may be used anywhere"
+            )
+        if not plain and not recipe.is_async:
+            raise NotAJob(
+                f"{name} is async and would run on the event loop, with the resource of {recipe.name}, which lives in "
+                "a thread: write it with `def`, or say threadsafe=True if the resource may be used anywhere"
+            )
+
+    def check_timeout(self, fn: Callable[..., Any]) -> None:
+        """Raise ConfigError for a timeout around a plain job that is to run inline."""
+        if self.inline and self._backend is None:
+            raise ConfigError(
+                f"timeout: {Job(fn).name} is a plain function on the event loop, where nothing can end it: "
+                "leave `backend` out, so that it runs in a thread, or leave the timeout out"
+            )
+
+
+def count(given: object, name: str, least: int) -> int:
+    """A whole number of at least `least`. Raises ConfigError otherwise."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise ConfigError(f"{name}: {given!r} is not a whole number of at least {least}")
+    return given
+
+
+def _recipe(resource: Callable[[], Any] | None, **options: Any) -> Recipe[Any] | None:
+    if resource is not None:
+        return Recipe(resource, **options)
+    for name, given in options.items():
+        if given is not None and given is not UNSET:
+            raise ConfigError(f"{name}: {given!r} means nothing without a resource: give resource=, or leave it out")
+    return None
+
+
+def _nothing() -> None:
+    """A job that any backend may refuse for no reason of its own."""

@@ -1,0 +1,482 @@
+"""Group: the book of workers, and who keeps their number what it should be.
+
+The door that the group belongs to says how many there should be and gives them work. The group alone hires and
+dismisses: whenever anything has changed, `settle` compares what is there with what should be, and does what is
+missing. It keeps counters, so that settling costs what changes and not what is there; and where one change brings
+another about, the second is noted and done after the first, not inside it.
+
+What is not there for work still counts against the maximum: workers that are opening, leaving or closing hold
+their place until they are gone. A group is for one life of its door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from runcrew.durations import text
+from runcrew.errors import ConfigError, brief
+from runcrew.lifecycle import BaseService, Latch
+from runcrew.lifecycle.tasks import MOMENT
+from runcrew.policies import Backoff
+from runcrew.workers.change import Change
+from runcrew.workers.keeper import Keeper, KeeperInLoop, KeeperInThread
+from runcrew.workers.limits import Limits
+from runcrew.workers.own_thread import OwnThread
+from runcrew.workers.resource import Recipe
+from runcrew.workers.restart import Restart, Restarts
+from runcrew.workers.worker import ABANDONED, BUSY, CLOSING, FREE, GONE, LEAVING, OPENING, Worker
+
+_log: Final = logging.getLogger("runcrew")
+
+#: Nobody is there, and so many openings in a row have failed: it is not to be expected that one will succeed.
+HOPELESS: Final = 3
+
+
+class Door(Protocol):
+    """What a group asks of the one that gives work to its workers. All of it is plain, and called on the loop."""
+
+    def worker_opened(self, worker: Worker) -> None:
+        """This worker is there, with its resource. `worker_free` comes next."""
+
+    def worker_free(self, worker: Worker) -> None:
+        """This worker is in `group.free`, for the first time or again: give it work if there is any."""
+
+    def worker_lost(self, worker: Worker, error: BaseException) -> None:
+        """End what this worker has in hand: its resource is lost, or it has to leave at once."""
+
+    def worker_gone(self, worker: Worker) -> None:
+        """This worker is in no book any more."""
+
+    def opening_failed(self, worker: Worker, delay: float, error: BaseException) -> None:
+        """A resource could not be made; the next opening comes after `delay` seconds."""
+
+    def group_stalled(self) -> None:
+        """Abandoned workers hold all places."""
+
+    def all_gone(self) -> None:
+        """The group was closed, and nobody is left but abandoned ones. Called at least once."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened to the workers of a group so far."""
+
+    opened: int = 0
+    closed: int = 0
+    failed_openings: int = 0
+    #: Those that left because their resource had proved faulty, or was lost.
+    replaced: int = 0
+
+
+class Group:
+    """Workers of one kind, on the running loop. Nobody is hired before `open`.
+
+    size: how many there should be at first. most: how many there may be at most, whatever their state.
+    context: in which everything that is the library's own happens.
+    work_context: makes a context for what users' code does for a resource.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        home: BaseService,
+        name: str,
+        recipe: Recipe[Any] | None,
+        *,
+        size: int,
+        most: int,
+        max_abandoned: int,
+        backoff: Backoff,
+        context: contextvars.Context,
+        work_context: Callable[[], contextvars.Context],
+    ) -> None:
+        self._door = door
+        self.home = home
+        self.name = name
+        self.recipe = recipe
+        #: How many workers there should be.
+        self.target = size
+        self.most = most
+        self._max_abandoned = max_abandoned
+        self.loop = asyncio.get_running_loop()
+        self.context = context
+        self.work_context = work_context
+        #: Everybody that is not gone.
+        self.roster: dict[Worker, None] = {}
+        #: Those of them that are free: the one that came last at the end.
+        self.free: dict[Worker, None] = {}
+        kind = Keeper if recipe is None else KeeperInLoop if recipe.is_async else KeeperInThread
+        self._keeper = kind(self)
+        limited = recipe is not None and (recipe.max_age is not None or recipe.max_idle is not None)
+        #: Looks after ages, where they are limited.
+        self.limits = Limits(self) if limited else None
+        self._numbers = 0
+        self._opening = self._leaving = self._closing = self._abandoned = 0
+        #: Whether no worker is hired (any more), and those that are there leave.
+        self.closed = True
+        self._settling = self._dirty = False
+        self._changes: dict[Change, None] = {}
+        self._restarts = Restarts(None, backoff, at_once=1)
+        #: How many waves of failures there have been, and how many openings in a row have failed.
+        self._waves = 0
+        self.failed_in_a_row = 0
+        #: No opening before that, in loop time; and what looks again then.
+        self._not_before = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self.stalled = False
+        self.last_error: BaseException | None = None
+        self.counts = Counts()
+        #: Open when each of the first workers has opened, or failed to.
+        self.begun = Latch()
+        self._first = self._first_left = 0
+
+    def open(self) -> None:
+        """Hire from here on."""
+        self.closed = False
+        self._first = self._first_left = self.target
+        self.settle()
+        if not self._first_left:
+            self.begun.open()
+
+    def close(self) -> None:
+        """Hire nobody any more; whoever has no work leaves now, the others when they have ended it. Idempotent."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.limits is not None:
+            self.limits.stop()
+        self.begun.open()
+        self.settle()
+
+    # --- how many -----------------------------------------------------------------------
+
+    @property
+    def staying(self) -> int:
+        """How many are there or come, and have not been told to leave."""
+        return len(self.roster) - self._leaving - self._closing - self._abandoned
+
+    @property
+    def there(self) -> int:
+        """How many are there, with their resource, and can have work in hand."""
+        return self.staying - self._opening + self._leaving
+
+    @property
+    def held(self) -> int:
+        """How many of the places are taken."""
+        return len(self.roster) - self._abandoned
+
+    @property
+    def places(self) -> int:
+        """How many there may be now: abandoned ones that are not to be replaced hold theirs."""
+        return self.most - max(0, self._abandoned - self._max_abandoned)
+
+    @property
+    def opening(self) -> int:
+        """How many make their resource."""
+        return self._opening
+
+    @property
+    def leaving(self) -> int:
+        """How many have been told to leave, and have work in hand."""
+        return self._leaving
+
+    @property
+    def closing(self) -> int:
+        """How many take their resource down."""
+        return self._closing
+
+    @property
+    def busy(self) -> int:
+        """How many have work in hand and stay."""
+        return self.staying - self._opening - len(self.free)
+
+    @property
+    def abandoned(self) -> int:
+        """How many have work that nobody waits for any more."""
+        return self._abandoned
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nobody is there, and opening after opening fails."""
+        return self.failed_in_a_row >= HOPELESS and not self.there
+
+    def resize(self, target: int, *, cut: bool = False) -> Change:
+        """Let there be so many, begun at once. `cut`: those that leave have their work cut short."""
+        self.target = target
+        change = Change(self)
+        self._changes[change] = None
+        self.settle(cut=cut)
+        return change
+
+    # --- settling -------------------------------------------------------------------------
+
+    def settle(self, *, cut: bool = False) -> None:
+        """Do what is missing. What that brings about in turn is done after it, not inside it."""
+        self._dirty = True
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            while self._dirty:
+                self._dirty = False
+                if self.closed:
+                    self._send_home()
+                else:
+                    self._dismiss(self.staying - self.target, cut=cut)
+                    self._hire_missing()
+        finally:
+            self._settling = False
+        if self._changes:
+            self._changes = {change: None for change in self._changes if not change.look()}
+        if self.closed and not self.held:
+            self._door.all_gone()
+
+    def _hire_missing(self) -> None:
+        while (missing := min(self.target - self.staying, self.places - self.held)) > 0:
+            if self.recipe is not None:
+                wait = self._not_before - self.loop.time()
+                if wait > 0:
+                    self._look_again(wait)
+                    return
+                if self.failed_in_a_row and self._opening:
+                    return  # what fails is tried by one; the others follow when it has succeeded
+            for _ in range(1 if self.failed_in_a_row else missing):
+                self.hire()
+        self._look_if_stalled()
+
+    def hire(self) -> Worker:
+        """Let one more come, at once. For `settle`; and for a door that needs one beyond the target."""
+        self._numbers += 1
+        worker = Worker(self, self._numbers)
+        worker.wave = self._waves
+        self.roster[worker] = None
+        self._opening += 1
+        self._keeper.open(worker)
+        return worker
+
+    def _dismiss(self, surplus: int, *, cut: bool) -> None:
+        """Let so many go: those that are free first, then those that are not there yet, then the others."""
+        if surplus <= 0:
+            return
+        why = "the group was made smaller"
+        idle = list(self.free)[:surplus]
+        for worker in idle:
+            self.leave(worker, why)
+        surplus -= len(idle)
+        for state in (OPENING, BUSY):
+            found = [worker for worker in reversed(self.roster) if worker.state is state][:surplus] if surplus else []
+            surplus -= len(found)
+            for worker in found:
+                self.leave(worker, why)
+                if cut and worker.state is LEAVING:
+                    self._door.worker_lost(worker, asyncio.CancelledError("its worker was told to leave at once"))
+
+    def _send_home(self) -> None:
+        why = "the group was closed"
+        for worker in list(self.free):
+            self.leave(worker, why)
+        if self.staying:
+            for worker in list(self.roster):
+                self.leave(worker, why)
+
+    def _look_again(self, wait: float) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(wait, self._again, context=self.context)
+
+    def _again(self) -> None:
+        self._timer = None
+        self.settle()
+
+    def _look_if_stalled(self) -> None:
+        stalled = self.target > 0 and self.places <= 0 and not self.held
+        if stalled and not self.stalled:
+            self.stalled = True
+            _log.error(
+                "%s is stalled: %d abandoned threads hold all places, and nothing can run until one of them ends",
+                self.name, self._abandoned, extra={"service": self.home.name},
+            )  # fmt: skip
+            self._door.group_stalled()
+        self.stalled = stalled
+
+    # --- one worker's way: for keepers ------------------------------------------------------
+
+    def opened(self, worker: Worker) -> None:
+        """It is there, with what it owns."""
+        if worker.state is not OPENING:
+            return
+        self._opening -= 1
+        self.failed_in_a_row = 0
+        self.counts.opened += 1
+        if self.limits is not None:
+            worker.opened_at = self.loop.time()
+        self._first_is_over(worker)
+        self._door.worker_opened(worker)
+        self._be_free(worker)
+        self.settle()
+
+    def opening_failed(self, worker: Worker, error: BaseException) -> None:
+        """What it was to own could not be made."""
+        wanted = worker.state is OPENING and not self.closed
+        self._out(worker)
+        if isinstance(error, ConfigError):
+            self.closed = True  # the recipe is wrong: no other opening will do better
+        if wanted:
+            self.counts.failed_openings += 1
+            self.failed_in_a_row += 1
+            self.last_error = error
+            delay = self._pause(worker)
+            _log.warning(
+                "%s: a resource could not be made, the next attempt comes in %s: %s",
+                self.name, text(delay), brief(error), extra={"service": self.home.name},
+            )  # fmt: skip
+            self._door.opening_failed(worker, delay, error)
+        self.settle()
+
+    def gone(self, worker: Worker) -> None:
+        """What it owned has been taken down."""
+        if worker.state is GONE:
+            return
+        self.counts.closed += 1
+        if worker.error is not None and not worker.faulty:
+            self.last_error = worker.error
+            said = "%s: taking a resource down failed: %s"
+            _log.warning(said, self.name, brief(worker.error), extra={"service": self.home.name})
+        self._out(worker)
+        self.settle()
+
+    def lost(self, worker: Worker, error: BaseException) -> None:
+        """Somebody else ends what holds the resource. It is taken down when the work has ended."""
+        # Mostly that is the loop on its way down: whatever is begun on it now is lost as well.
+        self._not_before = max(self._not_before, self.loop.time() + MOMENT)
+        if worker.state is FREE or worker.state is BUSY or worker.state is LEAVING:
+            self.condemn(worker, error, "its resource is lost")
+            if worker.work is not None:
+                self._door.worker_lost(worker, error)
+
+    # --- one worker's way: for the door -----------------------------------------------------
+
+    def released(self, worker: Worker) -> None:
+        """This worker has ended its work. A door does it by itself where the worker is BUSY, and no limits are set."""
+        if worker.state is BUSY:
+            if self.limits is not None and self.limits.is_too_old(worker):
+                self.leave(worker, "its resource is too old")
+            else:
+                self._be_free(worker)
+                return
+        if worker.state is LEAVING:
+            self._leaving -= 1
+            self._close(worker)
+        elif worker.state is ABANDONED and worker.thread is None:
+            self._abandoned -= 1
+            self._close(worker)
+        self.settle()
+
+    def condemn(self, worker: Worker, error: BaseException, reason: str) -> None:
+        """The resource of this worker must not be used again: it leaves, and is replaced."""
+        if worker.faulty or worker.state is GONE:
+            return
+        worker.faulty = True
+        worker.error = self.last_error = error
+        self.counts.replaced += 1
+        if self.recipe is not None:
+            self._pause(worker)
+        self.leave(worker, reason)
+        self.settle()
+
+    def leave(self, worker: Worker, reason: str) -> None:
+        """Tell a worker to go: now, if it has nothing in hand."""
+        state = worker.state
+        if state is FREE:
+            del self.free[worker]
+            worker.reason = reason
+            self._close(worker)
+        elif state is BUSY:
+            worker.state, worker.reason = LEAVING, reason
+            self._leaving += 1
+        elif state is OPENING:
+            worker.state, worker.reason = CLOSING, reason
+            self._opening -= 1
+            self._closing += 1
+            self._first_is_over(worker)
+            self._keeper.close(worker)
+        self._dirty = True
+
+    def abandon(self, worker: Worker) -> None:
+        """Its work goes on, and nobody waits for it any more. It is replaced, if that is allowed."""
+        if worker.state is LEAVING:
+            self._leaving -= 1
+        elif worker.state is not BUSY:
+            return
+        worker.state = ABANDONED
+        worker.reason = worker.reason or "its work was abandoned"
+        self._abandoned += 1
+        if worker.thread is not None:
+            self._keeper.take_down_after_work(worker)
+        self.settle()
+
+    def thread_of(self, worker: Worker) -> OwnThread:
+        """The worker's own thread; it is made when it is first asked for."""
+        return self._keeper.thread_of(worker)
+
+    def let_go(self) -> None:
+        """Those that do not come to an end although they were told to: cut short what can be."""
+        for worker in list(self.roster):
+            if worker.state is CLOSING:
+                self._keeper.let_go(worker)
+
+    def hanging(self) -> list[tuple[str, str]]:
+        """What the makers and takers down are at that have not come to an end, and where."""
+        return [
+            (f"the resource of worker {worker.number} ({worker.state.value})", self._keeper.where(worker))
+            for worker in self.roster
+            if worker.state is CLOSING or worker.state is OPENING
+        ]
+
+    # --- steps --------------------------------------------------------------------------------
+
+    def _be_free(self, worker: Worker) -> None:
+        worker.state = FREE
+        self.free[worker] = None
+        if self.limits is not None:
+            self.limits.watch(worker)
+        self._door.worker_free(worker)
+
+    def _close(self, worker: Worker) -> None:
+        worker.state = CLOSING
+        self._closing += 1
+        self._keeper.close(worker)
+
+    def _out(self, worker: Worker) -> None:
+        state = worker.state
+        if state is OPENING:
+            self._opening -= 1
+            self._first_is_over(worker)
+        elif state is CLOSING:
+            self._closing -= 1
+        elif state is ABANDONED:
+            self._abandoned -= 1
+        worker.state = GONE
+        worker.resource = worker.opened = None
+        del self.roster[worker]
+        self._door.worker_gone(worker)
+
+    def _pause(self, worker: Worker) -> float:
+        """How long to wait before the next opening. Failures of workers that came together count as one."""
+        now = self.loop.time()
+        if worker.wave == self._waves:
+            self._waves += 1
+            decided = self._restarts.failed(now)
+            # A backoff of the user's own that gives nonsense has no say in whether a worker is replaced.
+            self._not_before = max(self._not_before, now + (decided.delay if isinstance(decided, Restart) else 1.0))
+        return max(0.0, self._not_before - now)
+
+    def _first_is_over(self, worker: Worker) -> None:
+        if self._first_left and worker.number <= self._first:
+            self._first_left -= 1
+            if not self._first_left:
+                self.begun.open()

@@ -1,0 +1,100 @@
+"""One worker: a slot for one run at a time, with a life of its own; it may own a resource.
+
+              opened                 takes work
+    OPENING ─────────► FREE ───────────────────────► BUSY ──┐ told to leave, or its resource proved faulty
+       │                ▲ │ ◄──────────────────────── │ │   ▼
+       │ failed, or     │ │      the work has ended   │ │  LEAVING
+       │ told to leave  │ │ told to leave             │ │   │ the work has ended
+       ▼                │ ▼                           │ │   ▼
+      GONE ◄───────────── CLOSING ◄───────────────────┼─┼────
+       ▲   taken down                                 │ │ the work does not end, and nobody waits for it
+       └──────────── CLOSING ◄── ABANDONED ◄──────────┘ ┘
+                                   the work has ended after all
+
+OPENING:   its resource is being made. The end of that takes it out, or being told to leave.
+FREE:      it waits for work; in `group.free`. Work takes it out, or being told to leave.
+BUSY:      it has one piece of work in hand (in a thread perhaps more, one after another). The end of that takes
+           it out.
+LEAVING:   the same, and it takes nothing more.
+CLOSING:   it has no work, and its resource is being taken down. The end of that takes it out.
+ABANDONED: its work was given up and goes on all the same, with the resource: that can be taken down only
+           afterwards. The end of the work takes it out.
+GONE:      in no book any more.
+
+A worker without a resource is never OPENING or CLOSING. All but GONE ones are in the group's roster, which is the
+only book of who lives. Nothing but the group changes the state, except that the door moves a worker between FREE
+and BUSY: that is done for each run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from runcrew.workers.group import Group
+    from runcrew.workers.own_thread import OwnThread
+    from runcrew.workers.resource import Opened
+
+
+class WorkerState(Enum):
+    """Where a worker is in its life."""
+
+    OPENING = "opening"
+    FREE = "free"
+    BUSY = "busy"
+    LEAVING = "leaving"
+    CLOSING = "closing"
+    ABANDONED = "abandoned"
+    GONE = "gone"
+
+
+# Looked up once: a member of an Enum is no ordinary attribute, and these are compared for each run.
+OPENING: Final = WorkerState.OPENING
+FREE: Final = WorkerState.FREE
+BUSY: Final = WorkerState.BUSY
+LEAVING: Final = WorkerState.LEAVING
+CLOSING: Final = WorkerState.CLOSING
+ABANDONED: Final = WorkerState.ABANDONED
+GONE: Final = WorkerState.GONE
+
+
+class Worker:
+    """One slot of a group."""
+
+    __slots__ = (
+        "error", "faulty", "group", "keeper", "number", "opened", "opened_at", "reason", "release", "resource", "since",
+        "state", "task", "thread", "wave", "work",
+    )  # fmt: skip
+
+    def __init__(self, group: Group, number: int) -> None:
+        self.group = group
+        #: Counts from 1 in each life of the group.
+        self.number = number
+        self.state = OPENING
+        #: The resource itself, for jobs; and what takes it down.
+        self.resource: Any = None
+        self.opened: Opened[Any] | None = None
+        #: The task that opens, holds and closes an asynchronous resource.
+        self.keeper: asyncio.Task[None] | None = None
+        #: Resolved when the keeper is to close, or to look again.
+        self.release: asyncio.Future[None] | None = None
+        #: The thread that is its own: all that is synchronous happens there.
+        self.thread: OwnThread | None = None
+        #: What it has in hand (the door's business), and the task of that where it has one.
+        self.work: Any = None
+        self.task: asyncio.Task[Any] | None = None
+        #: When its resource was made, and since when it is free, in loop time; only where that is limited.
+        self.opened_at = 0.0
+        self.since = 0.0
+        #: Whether its resource must not be used again.
+        self.faulty = False
+        #: Why it leaves; and what ended it, or what taking its resource down raised.
+        self.reason = ""
+        self.error: BaseException | None = None
+        #: How many failures there had been when its opening began.
+        self.wave = 0
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.number} of {self.group.name}: {self.state.value}>"
