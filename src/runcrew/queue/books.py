@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("runcrew")
 
+#: So many times are kept before they are counted.
+_BATCH: Final = 1024
+
 _FAILED: Final = Status.FAILED
 _TIMED_OUT: Final = Status.TIMED_OUT
 
@@ -31,14 +34,14 @@ class Books:
         self._hub = desk.home.hub
         self._name = desk.name
         self.collector = collector
-        self.accepted = 0
-        #: By status; those that succeeded are counted by `succeeded`.
+        #: By status, but for those that succeeded with their first attempt: their times are counted in bulk.
         self._ended = dict.fromkeys(Status, 0)
-        self._succeeded = 0
-        self._timed = 0
+        self._times: list[float] = []
+        self._timed = self._at_once = 0
         self._total = self._last = self._max = 0.0
         self._min = float("inf")
         self._last_ended: float | None = None
+        self._completed = collector.completed
         self.retries = 0
         self.never_started = 0
         self.requeued = 0
@@ -56,17 +59,24 @@ class Books:
 
     # --- what happens ---------------------------------------------------------------------
 
-    def arrived(self, at: float) -> None:
-        """A run was accepted."""
-        self.accepted += 1
-        self.collector.arrived(at)
-
     def succeeded(self, queued: float, started: float, ended: float) -> None:
         """A run succeeded with its first attempt."""
-        self._succeeded += 1
-        self._count_time(ended - started)
+        times = self._times
+        times.append(ended - started)
+        if len(times) >= _BATCH:
+            self._count_times()
         self._last_ended = ended
-        self.collector.completed(queued, started, ended)
+        self._completed(queued, started, ended)
+
+    def _count_times(self) -> None:
+        times, self._times = self._times, []
+        if times:
+            self._at_once += len(times)
+            self._timed += len(times)
+            self._total += sum(times)
+            self._last = times[-1]
+            self._min = min(self._min, *times)
+            self._max = max(self._max, *times)
 
     def ended(self, ticket: Ticket[Any], status: Status, now: float, waited: float | None) -> None:
         """A run ended, in whatever way."""
@@ -75,7 +85,11 @@ class Books:
         started, more = ticket._started, ticket._more
         first = started if more is None or more.first_started is None else more.first_started
         if first is not None:
-            self._count_time(max(0.0, now - first))
+            self._count_times()
+            elapsed = max(0.0, now - first)
+            self._timed += 1
+            self._total += elapsed
+            self._last, self._min, self._max = elapsed, min(self._min, elapsed), max(self._max, elapsed)
         elif status is not Status.SKIPPED:
             self.never_started += 1
         if status is SUCCEEDED:
@@ -86,15 +100,6 @@ class Books:
         else:
             self.collector.dropped(status, now)
 
-    def _count_time(self, elapsed: float) -> None:
-        self._timed += 1
-        self._total += elapsed
-        self._last = elapsed
-        if elapsed < self._min:
-            self._min = elapsed
-        if elapsed > self._max:
-            self._max = elapsed
-
     def retried(self, now: float) -> None:
         """Another attempt of a run follows."""
         self.retries += 1
@@ -103,16 +108,18 @@ class Books:
     def ends_so_far(self) -> tuple[int, int, int]:
         """How many runs have come to an end of their own, were cut short, and ended before they began."""
         cut = self._ended[Status.CANCELLED] + self._ended[Status.INTERRUPTED] - self.never_started
-        finished = self._succeeded + sum(self._ended.values()) - cut - self.never_started
+        finished = self._at_once + len(self._times) + sum(self._ended.values()) - cut - self.never_started
         return finished, max(0, cut), self.never_started
 
     def runs(self) -> RunStats:
         """The numbers as they stand."""
-        counts = {**self._ended, SUCCEEDED: self._ended[SUCCEEDED] + self._succeeded}
+        self._count_times()
+        counts = {**self._ended, SUCCEEDED: self._ended[SUCCEEDED] + self._at_once}
+        outstanding = self._desk.outstanding
         timed = self._timed > 0
         return RunStats(
-            begun=self.accepted,
-            in_flight=self.accepted - sum(counts.values()),
+            begun=sum(counts.values()) + outstanding,
+            in_flight=outstanding,
             retries=self.retries,
             elapsed_total=self._total,
             elapsed_last=self._last if timed else None,

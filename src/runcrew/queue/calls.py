@@ -25,7 +25,7 @@ async def submit(
     if desk.slice_is_over:
         await clock.current().sleep(0)  # the others on this loop have their turn
         desk.check_open()
-    if desk.setup.overflow == "wait" and not desk.room.is_free():
+    if desk.setup.overflow == "wait" and not desk.has_room(ticket):
         if is_inside(queue):
             raise QueueFull(
                 f"{queue.name} is full, and a job of {queue.name} would wait for room that it may hold itself"
@@ -65,10 +65,12 @@ async def submit_many(
     try:
         for item in items:
             desk = queue.at_work()
-            if desk.room.is_free() and not desk.slice_is_over:
-                tickets.append(desk.submit(desk.make(fn, (item,), options)))
+            ticket = desk.make(fn, (item,), options)
+            if desk.slice_is_over or not desk.has_room(ticket):
+                ticket = await submit(queue, fn, (item,), options)
             else:
-                tickets.append(await submit(queue, fn, (item,), options))
+                desk.accept(ticket)
+            tickets.append(ticket)
     except BaseException:
         for ticket in tickets:
             ticket.cancel()

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any, Final
 from runcrew import clock
 from runcrew.backends.calls import running_loop
 from runcrew.errors import ConfigError, QueueFull, brief
-from runcrew.events import Hub, OpeningFailed, Stalled, WorkerGone, WorkerOpened
+from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Job, Status, entered
 from runcrew.lifecycle.inside import is_inside
+from runcrew.lifecycle.tasks import MOMENT
 from runcrew.queue.books import Books
 from runcrew.queue.ends import Ends
 from runcrew.queue.levels import Levels
 from runcrew.queue.on_loop import Carrier
-from runcrew.queue.options import NORMAL, level, terms
+from runcrew.queue.options import NORMAL, NOTHING, level, terms
 from runcrew.queue.room import Room
 from runcrew.queue.spares import Spares
 from runcrew.queue.ticket import SUCCEEDED, More, Ticket, would_deadlock
@@ -38,9 +39,8 @@ if TYPE_CHECKING:
     from runcrew.queue.service import QueueService
     from runcrew.queue.setup import Setup
 
-#: How long runs are handed out in one round of the loop, in seconds; and how many at most, where time stands still.
+#: How long runs are handed out in one round of the loop, in seconds.
 SLICE: Final = 0.001
-BURST: Final = 1024
 
 _ASYNC: Final = 0x80  # inspect.CO_COROUTINE
 _ODD: Final = 0x20 | 0x100 | 0x200  # generators, and what else is no job or only looks like a plain function
@@ -76,11 +76,20 @@ class Desk:
         self.free = self.group.free
         self.carrier = Carrier(self)
         self.spares = Spares(self)
+        self._begin = self.carrier.begin
+        self._arrived = self.books.collector.arrived
+        self._succeeded = self.books.succeeded
+        self._takes = setup.takes
+        #: Whether nothing is asked for of a run that says nothing.
+        self._usual = setup.terms == NOTHING and setup.dedupe is None
         self._pumping = self._pump_due = False
+        #: When the slice of this round ends; and whether one may begin: none has in this round.
         self._slice_ends = 0.0
-        self._left_in_slice = 0
-        #: Whether a slice may begin: none has in this round.
         self._new_round = True
+        #: Whether this round's slice is used up: who can, lets the others have their turn.
+        self.slice_is_over = False
+        #: When the last run ended.
+        self._at = 0.0
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Call it in the next round of the loop, in the library's own context."""
@@ -96,23 +105,29 @@ class Desk:
             plain = not flags & _ASYNC
         else:
             plain = not Job(fn).is_async
-        if plain is not self.setup.takes:
+        if plain is not self._takes:
             self.setup.check(fn, plain)
-        priority = options.get("priority", NORMAL) if options else NORMAL
+        if not options and self._usual:
+            return Ticket(self, fn, args, plain, NORMAL, copy_context())
+        return self._make_special(fn, args, plain, options)
+
+    def _make_special(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], plain: bool, options: Mapping[str, Any]
+    ) -> Ticket[Any]:
+        """One for which something is asked for, here or by the queue."""
+        priority = options.get("priority", NORMAL)
         if type(priority) is not int:
             level(priority)
-        ticket: Ticket[Any] = Ticket(self, fn, args, plain, priority, copy_context(), 0.0)
-        usual = self.setup.terms
-        if options and (len(options) > 1 or "priority" not in options):
-            usual = terms(usual, options)
-        if not usual.plain:
-            more = ticket._more = More()
-            more.timeout, more.at_most_once, more.rules = usual.timeout, usual.at_most_once, usual.rules
-            more.due_span, more.delay = usual.deadline, usual.delay
+        ticket: Ticket[Any] = Ticket(self, fn, args, plain, priority, copy_context())
+        if self._usual and len(options) == 1 and "priority" in options:
+            return ticket
+        asked = terms(self.setup.terms, options)
+        if asked != NOTHING or self.setup.dedupe is not None:
+            more = ticket.more()
+            more.timeout, more.at_most_once, more.rules = asked.timeout, asked.at_most_once, asked.rules
+            more.due_span, more.delay = asked.deadline, asked.delay
             if plain and more.timeout is not None:
                 self.setup.check_timeout(fn)
-        if self.setup.dedupe is not None:
-            ticket.more()
         return ticket
 
     def check_open(self) -> None:
@@ -122,9 +137,16 @@ class Desk:
 
     def submit(self, ticket: Ticket[Any]) -> Ticket[Any]:
         """Accept it, or raise QueueFull. Never waits."""
-        if self.room.is_free() or self._make_room(ticket):
+        if self.has_room(ticket) or self._make_room(ticket):
             self.accept(ticket)
         return ticket
+
+    def has_room(self, ticket: Ticket[Any]) -> bool:
+        """Whether there is room for it now, and nobody would be overtaken."""
+        room, more = self.room, ticket._more
+        if not (room.waiting or room.reserved) and self.levels.count + len(self.delayed) < room.maxsize:
+            return True
+        return room.is_free(more is not None and bool(more.delay))
 
     def _make_room(self, ticket: Ticket[Any]) -> bool:
         """The queue is full: do what it says about that. False: the ticket has ended as one that was dropped."""
@@ -140,7 +162,7 @@ class Desk:
         if overflow.startswith("drop"):
             ticket._queued = self.now()
             self.outstanding += 1
-            self.books.arrived(ticket._queued)
+            self._arrived(ticket._queued)
             self.books.dropped += 1
             self.ends.finish(ticket, Status.SKIPPED, None, ticket._queued, f"dropped: the queue is full ({most:g})")
             return False
@@ -153,14 +175,15 @@ class Desk:
         """From here on it will have an outcome. It may begin, and end, before this returns."""
         now = ticket._queued = self.now()
         self.outstanding += 1
-        self.books.arrived(now)
+        self._arrived(now)
         more = ticket._more
         if more is not None and not self._accept_more(ticket, more, now):
             return
-        if self.free and not (self._pumping or ticket._plain or self.levels.count) and self._has_turn(now):
+        has_turn = now < self._slice_ends or self._take_slice(now)
+        if has_turn and self.free and not (self._pumping or ticket._plain or self.levels.count):
             self._pumping = True
             try:
-                self.begin(self.free.popitem()[0], ticket, now)
+                self._begin(self.free.popitem()[0], ticket, now)
             finally:
                 self._pumping = False
             if self.levels.count:
@@ -221,18 +244,20 @@ class Desk:
         """Hand out what can be handed out, as far as this round's slice goes."""
         if self._pumping:
             return
-        levels, free, room = self.levels, self.free, self.room
+        levels, free, room, threads = self.levels, self.free, self.room, self.carrier.threads
         self._pumping = True
         try:
-            while levels.count and (free or self.carrier.threads.has_places):
-                now = self.now()
-                if not self._has_turn(now):
+            self._at = 0.0
+            while levels.count and (free or threads.has_places):
+                now = self._at or self.now()  # a run that has ended just now has read the time
+                if now >= self._slice_ends and not self._take_slice(now):
                     self.pump_soon()
                     break
+                self._at = 0.0
                 if not free:
-                    self.carrier.threads.fill(now)
+                    threads.fill(now)
                 elif (ticket := levels.pop(now)) is not None:
-                    self.begin(free.popitem()[0], ticket, now)
+                    self._begin(free.popitem()[0], ticket, now)
                 if room.waiting:
                     room.look()
         finally:
@@ -240,42 +265,37 @@ class Desk:
         if room.waiting:
             room.look()
 
-    def _has_turn(self, now: float) -> bool:
-        """Whether there is something left of the slice of this round."""
-        self._left_in_slice -= 1
-        if now < self._slice_ends and self._left_in_slice > 0:
-            return True
+    def hold_off(self) -> None:
+        """Hand nothing out for a moment: somebody else ends our tasks, and is mostly the loop on its way down."""
+        if not self._pumping:
+            self._pumping = True
+            self.later(MOMENT, self._hold_no_more)
+
+    def _hold_no_more(self) -> None:
+        self._pumping = False
+        self.pump()
+
+    def _take_slice(self, now: float) -> bool:
+        """The slice is used up: begin another, if this round of the loop has had none. False: it has."""
+        if self.slice_is_over:
+            return False
         if not self._new_round:
+            self.slice_is_over = True
             return False
         self._new_round = False
-        self._slice_ends, self._left_in_slice = now + SLICE, BURST
+        self._slice_ends = now + SLICE
         self.loop.call_soon(self._next_round, context=self.context)
         return True
 
     def _next_round(self) -> None:
-        self._new_round = True
-
-    @property
-    def slice_is_over(self) -> bool:
-        """Whether this round's slice is used up: who can, lets the others have their turn."""
-        return not self._new_round and (self._left_in_slice <= 0 or self.now() >= self._slice_ends)
-
-    def begin(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
-        worker.state = BUSY
-        worker.work = ticket
-        ticket._worker = worker
-        ticket._started = now
-        if Hub.changes != self.books.as_of:
-            self.books.look_who_listens()
-        if self.books.tells_begin:
-            self.books.tell_begin(ticket, worker.number)
-        self.carrier.begin(worker, ticket, now)
+        self._new_round, self.slice_is_over = True, False
+        self._slice_ends = 0.0
 
     # --- the end of an attempt ----------------------------------------------------------------
 
     def returned(self, ticket: Ticket[Any], worker: Worker, value: Any) -> None:
         """The job has returned: it has succeeded, whatever was asked in the meantime."""
-        ended = self.now()
+        ended = self._at = self.now()
         if ticket._status is None:
             more = ticket._more
             if more is None:
@@ -283,7 +303,7 @@ class Desk:
                 ticket._status = SUCCEEDED
                 ticket._args, ticket._context = (), None
                 self.outstanding -= 1
-                self.books.succeeded(ticket._queued, ticket._started or ended, ended)
+                self._succeeded(ticket._queued, ticket._started or ended, ended)
                 if ticket._waiters is not None:
                     ticket._wake()
                 if self.books.tells_end:
@@ -295,8 +315,7 @@ class Desk:
     def release(self, worker: Worker) -> None:
         """This worker has ended its work."""
         worker.work = worker.task = None
-        group = worker.group
-        if worker.state is BUSY and group.limits is None and group is self.group:
+        if worker.state is BUSY and worker.simple:
             worker.state = FREE
             self.free[worker] = None
             if not self._pumping:
@@ -305,7 +324,7 @@ class Desk:
                 elif self.room.waiting:
                     self.room.look()
         else:
-            group.released(worker)
+            worker.group.released(worker)
         if self.draining:
             self.look_if_drained()
 

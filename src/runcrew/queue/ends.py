@@ -80,6 +80,8 @@ class Ends:
             self.failed(ticket, worker, Status.TIMED_OUT, self.timeout_error(ticket, more.cut, error), more.cut)
         else:
             said = "its task was cancelled from outside" if outside else ""
+            if outside:
+                self._desk.hold_off()
             self.failed(ticket, worker, Status.FAILED, error, said)
 
     def began(self, ticket: Ticket[Any], more: More, now: float) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import gave_awaitable
+from runcrew.events import Hub
 from runcrew.job import Status, enter_unmade
 from runcrew.lifecycle.tasks import unless_torn_down
 from runcrew.queue.in_threads import InThreads, Line
 from runcrew.queue.through import through
 from runcrew.queue.ticket import More, Ticket
-from runcrew.workers import Unfit, Worker
+from runcrew.workers import BUSY, Unfit, Worker
 
 if TYPE_CHECKING:
     from runcrew.queue.desk import Desk
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
 #: Whether a task can take its first step when it is made.
 EAGER: Final = sys.version_info >= (3, 12)
 
+Task: Final = asyncio.Task
+
 
 class Carrier:
     """Carries out the runs of one desk."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._loop = desk.loop
+        self._books = desk.books
+        self._returned = desk.returned
         setup = desk.setup
         self._carry: Callable[[Ticket[Any], Worker], Coroutine[Any, Any, None]]
         if setup.handler is not None:
@@ -48,17 +54,26 @@ class Carrier:
     # --- beginning ------------------------------------------------------------------------
 
     def begin(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
-        """Carry it out. An async one may have ended when this returns."""
-        if ticket._plain and not self._all_in_tasks and not self._inline:
-            self.threads.begin(worker, ticket, now)
-            return
-        if ticket._more is not None:
-            self._desk.ends.began(ticket, ticket._more, now)
+        """This worker, which is no longer in its group's `free`, takes it. An async one may end before this returns."""
+        worker.state = BUSY
+        worker.work = ticket
+        ticket._worker = worker
+        ticket._started = now
+        if Hub.changes != self._books.as_of:
+            self._books.look_who_listens()
+        if self._books.tells_begin:
+            self._books.tell_begin(ticket, worker.number)
+        more = ticket._more
         if ticket._plain and not self._all_in_tasks:
-            assert ticket._context is not None
-            ticket._context.run(self._call, ticket, worker)
+            self._begin_plain(worker, ticket, now)
             return
-        task = new_task(self, ticket, worker, self._carry(ticket, worker))
+        if more is not None:
+            self._desk.ends.began(ticket, more, now)
+        if EAGER:
+            task = Task(self._carry(ticket, worker), loop=self._loop, context=ticket._context, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+        else:
+            task = JobTask(self._carry(ticket, worker), loop=self._loop, context=ticket._context)
+            task.carried = (self, ticket, worker)
         if worker.work is ticket:
             worker.task = task
             more = ticket._more
@@ -67,6 +82,15 @@ class Carrier:
                     task.cancel()
                 elif not self._all_in_tasks:
                     self._desk.ends.limit(ticket, more)
+
+    def _begin_plain(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
+        if not self._inline:
+            self.threads.begin(worker, ticket, now)
+            return
+        if ticket._more is not None:
+            self._desk.ends.began(ticket, ticket._more, now)
+        assert ticket._context is not None
+        ticket._context.run(self._call, ticket, worker)
 
     async def _bare(self, ticket: Ticket[Any], worker: Worker) -> None:
         enter_unmade(ticket)
@@ -77,7 +101,7 @@ class Carrier:
         except BaseException as error:
             self.raised(ticket, worker, error)
         else:
-            self._desk.returned(ticket, worker, value)
+            self._returned(ticket, worker, value)
 
     async def _with_resource(self, ticket: Ticket[Any], worker: Worker) -> None:
         enter_unmade(ticket)
@@ -88,7 +112,7 @@ class Carrier:
         except BaseException as error:
             self.raised(ticket, worker, error)
         else:
-            self._desk.returned(ticket, worker, value)
+            self._returned(ticket, worker, value)
 
     async def _tried(self, ticket: Ticket[Any], worker: Worker) -> None:
         """The same, where the resource is tried before it is used."""
@@ -144,7 +168,7 @@ class Carrier:
         """A plain job returned: what must not be something that is still to be awaited."""
         error = None if value is None else gave_awaitable(ticket.name, value)
         if error is None:
-            self._desk.returned(ticket, worker, value)
+            self._returned(ticket, worker, value)
         else:
             self._desk.ends.failed(ticket, worker, Status.FAILED, error)
 
@@ -250,38 +274,21 @@ class Carrier:
                 unless_torn_down(self.raised, ticket, worker, error)
 
 
-if EAGER:
+class JobTask(asyncio.Task[None]):
+    """Where no task takes its first step at once: tells when it is cancelled before that, and nothing of it runs."""
 
-    def new_task(
-        carrier: Carrier, ticket: Ticket[Any], worker: Worker, coro: Coroutine[Any, Any, None]
-    ) -> asyncio.Task[None]:
-        """A task in the ticket's own context, which has taken its first step when this returns."""
-        return asyncio.Task(coro, loop=carrier._desk.loop, context=ticket._context, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+    __slots__ = ("carried",)
+    carried: tuple[Carrier, Ticket[Any], Worker]
 
-else:
+    def cancel(self, msg: Any | None = None) -> bool:
+        """See asyncio.Task."""
+        asked = super().cancel(msg)
+        if asked:
+            # Its first step, if it is still to come, was asked for before this: it has been taken by then.
+            self.carried[0]._desk.call_soon(self._look)
+        return asked
 
-    class _JobTask(asyncio.Task[None]):
-        """Tells when it is cancelled before its first step: no line of its coroutine runs then."""
-
-        __slots__ = ("_carried",)
-        _carried: tuple[Carrier, Ticket[Any], Worker]
-
-        def cancel(self, msg: Any | None = None) -> bool:
-            asked = super().cancel(msg)
-            if asked:
-                # Its first step, if it is still to come, was asked for before this: it has been taken by then.
-                carrier, ticket, worker = self._carried
-                carrier._desk.call_soon(self._look, carrier, ticket, worker)
-            return asked
-
-        def _look(self, carrier: Carrier, ticket: Ticket[Any], worker: Worker) -> None:
-            if self.done():
-                carrier.not_begun(ticket, worker)
-
-    def new_task(
-        carrier: Carrier, ticket: Ticket[Any], worker: Worker, coro: Coroutine[Any, Any, None]
-    ) -> asyncio.Task[None]:
-        """A task in the ticket's own context, whose first step comes in the next round of the loop."""
-        task = _JobTask(coro, loop=carrier._desk.loop, context=ticket._context)
-        task._carried = (carrier, ticket, worker)
-        return task
+    def _look(self) -> None:
+        if self.done():
+            carrier, ticket, worker = self.carried
+            carrier.not_begun(ticket, worker)

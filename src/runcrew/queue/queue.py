@@ -240,7 +240,7 @@ class Queue(QueueService[R]):
     @overload
     async def submit(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> Ticket[T]: ...
 
-    async def submit(self, fn: Callable[..., Any], /, *args: Any, **options: Unpack[SubmitOptions]) -> Ticket[Any]:
+    async def submit(self, fn: Callable[..., Any], /, *args: object, **options: object) -> Ticket[Any]:
         """Have `fn(resource, *args)` run (`fn(*args)` where there is no resource); its ticket, once it is accepted.
 
         Where there is no room it waits, first come first served, unless `overflow` says otherwise. Keywords for the
@@ -250,6 +250,12 @@ class Queue(QueueService[R]):
         Raises QueueFull (by "reject"; and in a job of this queue, instead of waiting), ServiceStopping and
         ServiceStopped, NotStarted, WrongLoop, ConfigError for a bad option, NotAJob for what cannot be run here.
         """
+        desk = self.desk
+        if desk is not None and desk.open and not desk.slice_is_over:
+            ticket = desk.make(fn, args, options)
+            if desk.has_room(ticket):
+                desk.accept(ticket)
+                return ticket
         return await calls.submit(self, fn, args, options)
 
     @overload
@@ -272,7 +278,7 @@ class Queue(QueueService[R]):
         self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]
     ) -> Ticket[T]: ...
 
-    def submit_nowait(self, fn: Callable[..., Any], /, *args: Any, **options: Unpack[SubmitOptions]) -> Ticket[Any]:
+    def submit_nowait(self, fn: Callable[..., Any], /, *args: object, **options: object) -> Ticket[Any]:
         """The same, without ever waiting: raises QueueFull where `submit` would wait."""
         desk = self.desk
         if desk is None or not desk.open:
@@ -295,7 +301,7 @@ class Queue(QueueService[R]):
     @overload
     async def run(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> T: ...
 
-    async def run(self, fn: Callable[..., Any], /, *args: Any, **options: Unpack[SubmitOptions]) -> Any:
+    async def run(self, fn: Callable[..., Any], /, *args: object, **options: object) -> Any:
         """Submit it and wait for its value; raises what `await ticket` raises, and what `submit` does.
 
         Cancelling cancels the run, and returns when that has ended: a thread is told, and abandoned if it has not
@@ -321,7 +327,7 @@ class Queue(QueueService[R]):
     @overload
     async def run_now(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[NowOptions]) -> T: ...
 
-    async def run_now(self, fn: Callable[..., Any], /, *args: Any, **options: Unpack[NowOptions]) -> Any:
+    async def run_now(self, fn: Callable[..., Any], /, *args: object, **options: object) -> Any:
         """Run it at once, past the queue, on a spare resource or one made for it; its value, as `run` gives it.
 
         One attempt: it is neither retried nor put back; a resource that proved faulty is not used again all the

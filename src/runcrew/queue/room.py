@@ -26,15 +26,15 @@ class Room:
         self.waiting: dict[asyncio.Future[None], None] = {}
         self.reserved = 0
 
-    def is_free(self) -> bool:
-        """Whether one more may come in, without anybody being overtaken."""
-        return not self.waiting and self.has_left()
+    def is_free(self, later: bool) -> bool:
+        """Whether one more may come in, without anybody being overtaken. `later`: its time is still to come."""
+        return not self.waiting and self.has_left(later)
 
-    def has_left(self) -> bool:
+    def has_left(self, later: bool = False) -> bool:
         """Whether there is room that nobody has been promised."""
         desk = self._desk
         queued = desk.levels.count
-        if not queued and len(desk.free) > self.reserved:
+        if not queued and not later and len(desk.free) > self.reserved:
             return True  # somebody takes it at once
         return queued + len(desk.delayed) + self.reserved < self.maxsize
 

@@ -29,6 +29,7 @@ class Spares:
             max_abandoned=setup.max_abandoned, backoff=setup.backoff, context=desk.context,
             work_context=home.work_context,
         )  # fmt: skip
+        self.group.simple = False  # each that ends may be one too many
         #: Those that wait for their temporary resource to be made.
         self._waiting: dict[Ticket[Any], None] = {}
         #: Whether a failed opening of one that is kept ends the start; and what it was.
@@ -66,12 +67,12 @@ class Spares:
         now = ticket._queued = desk.now()
         more.waits_since = now
         desk.outstanding += 1
-        desk.books.arrived(now)
+        desk.books.collector.arrived(now)
         if more.due_span is not None:
             more.due = now + more.due_span
             more.due_timer = desk.later(more.due_span, desk.ends.due, ticket)
         if group.free:
-            desk.begin(group.free.popitem()[0], ticket, now)
+            desk.carrier.begin(group.free.popitem()[0], ticket, now)
             return
         self._waiting[ticket] = None
         group.target += 1
@@ -100,7 +101,7 @@ class Spares:
             ticket = next(iter(self._waiting))
             del self._waiting[ticket]
             del self.group.free[worker]
-            self._desk.begin(worker, ticket, self._desk.now())
+            self._desk.carrier.begin(worker, ticket, self._desk.now())
         else:
             self._one_less()
 

@@ -93,6 +93,11 @@ class Ticket(Generic[T]):
         "_waiters", "_worker", "priority",
     )  # fmt: skip
 
+    # Of these nobody asks before they are there: when it was accepted, when it ended, the value or the error.
+    _queued: float
+    _ended: float
+    _result: Any
+
     def __init__(
         self,
         desk: Desk,
@@ -101,7 +106,6 @@ class Ticket(Generic[T]):
         plain: bool,
         priority: int,
         context: contextvars.Context,
-        now: float,
     ) -> None:
         self._desk = desk
         self._fn = fn
@@ -110,13 +114,9 @@ class Ticket(Generic[T]):
         #: The level that it waits in: higher is more urgent.
         self.priority = priority
         self._context: contextvars.Context | None = context
-        self._queued = now
-        #: When the last attempt began; and when the last one ended.
+        #: When the last attempt began.
         self._started: float | None = None
-        self._ended: float | None = None
         self._status: Status | None = None
-        #: The value, or the error where there is one.
-        self._result: Any = None
         self._waiters: Waiter | list[Waiter] | None = None
         #: Who has it in hand; None while it waits.
         self._worker: Worker | None = None
@@ -302,7 +302,6 @@ class Ticket(Generic[T]):
     def _outcome(self) -> Outcome[T]:
         status, result, more = self._status, self._result, self._more
         assert status is not None
-        assert self._ended is not None
         value, error = (result, None) if status is SUCCEEDED else (None, result)
         if more is None:
             return Outcome(status, value, error, self._queued, self._started, self._ended)

@@ -115,6 +115,8 @@ class Group:
         limited = recipe is not None and (recipe.max_age is not None or recipe.max_idle is not None)
         #: Looks after ages, where they are limited.
         self.limits = Limits(self) if limited else None
+        #: Whether the door may move workers from BUSY to FREE by itself.
+        self.simple = self.limits is None
         self._numbers = 0
         self._opening = self._leaving = self._closing = self._abandoned = 0
         #: Whether no worker is hired (any more), and those that are there leave.
@@ -254,6 +256,7 @@ class Group:
         self._numbers += 1
         worker = Worker(self, self._numbers)
         worker.wave = self._waves
+        worker.simple = self.simple
         self.roster[worker] = None
         self._opening += 1
         self._keeper.open(worker)

@@ -64,8 +64,8 @@ class Worker:
     """One slot of a group."""
 
     __slots__ = (
-        "error", "faulty", "group", "keeper", "number", "opened", "opened_at", "reason", "release", "resource", "since",
-        "state", "task", "thread", "wave", "work",
+        "error", "faulty", "group", "keeper", "number", "opened", "opened_at", "reason", "release", "resource",
+        "simple", "since", "state", "task", "thread", "wave", "work",
     )  # fmt: skip
 
     def __init__(self, group: Group, number: int) -> None:
@@ -90,6 +90,8 @@ class Worker:
         self.since = 0.0
         #: Whether its resource must not be used again.
         self.faulty = False
+        #: Whether a door may move it from BUSY to FREE by itself: the group has nothing to look at then.
+        self.simple = False
         #: Why it leaves; and what ended it, or what taking its resource down raised.
         self.reason = ""
         self.error: BaseException | None = None
