@@ -138,7 +138,8 @@ class Books:
             "%s: run %s, attempt %d, is taken by worker %d", self._name, ticket.id, attempt, worker,
             extra={"service": self._name, "run": ticket.id, "attempt": attempt},
         )  # fmt: skip
-        if attempt == 1 and self._hub.wants(RunStarted):
+        told = ticket._more is not None and ticket._more.told
+        if attempt == 1 and not told and self._hub.wants(RunStarted):
             cause = "submit" if ticket._more is None else ticket._more.cause
             self._hub.emit(RunStarted(self._desk.now(), self._name, ticket.id, cause))
 

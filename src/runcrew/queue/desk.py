@@ -78,7 +78,7 @@ class Desk:
         self.spares = Spares(self)
         self._begin = self.carrier.begin
         self._arrived = self.books.collector.arrived
-        self._succeeded = self.books.succeeded
+        self._count = self.books.succeeded
         self._takes = setup.takes
         #: Whether nothing is asked for of a run that says nothing.
         self._usual = setup.terms == NOTHING and setup.dedupe is None
@@ -188,6 +188,8 @@ class Desk:
                 self._pumping = False
             if self.levels.count:
                 self.pump()
+            elif self.room.waiting:
+                self.room.look()
         else:
             self.levels.put(ticket)
             if not self._pump_due and (self.free or ticket._plain):
@@ -299,18 +301,22 @@ class Desk:
         if ticket._status is None:
             more = ticket._more
             if more is None:
-                ticket._result, ticket._ended = value, ended
-                ticket._status = SUCCEEDED
-                ticket._args, ticket._context = (), None
-                self.outstanding -= 1
-                self._succeeded(ticket._queued, ticket._started or ended, ended)
-                if ticket._waiters is not None:
-                    ticket._wake()
-                if self.books.tells_end:
-                    self.books.tell_end(ticket)
+                self.succeeded(ticket, value, ticket._started or ended, ended)
             else:
                 self.ends.succeeded(ticket, more, value, ended)
         self.release(worker)
+
+    def succeeded(self, ticket: Ticket[Any], value: Any, started: float, ended: float) -> None:
+        """It has succeeded with its first attempt, and nothing special was asked for."""
+        ticket._result, ticket._ended = value, ended
+        ticket._status = SUCCEEDED
+        ticket._args, ticket._context = (), None
+        self.outstanding -= 1
+        self._count(ticket._queued, started, ended)
+        if ticket._waiters is not None:
+            ticket._wake()
+        if self.books.tells_end:
+            self.books.tell_end(ticket)
 
     def release(self, worker: Worker) -> None:
         """This worker has ended its work."""
@@ -419,4 +425,6 @@ class Desk:
         for ticket in tickets:
             if ticket._status is None:
                 ticket._waiters = None  # they have ended with the loop
-                self.ends.finish(ticket, Status.INTERRUPTED, None, self.now(), reason)
+                more = ticket._more
+                error = more.history[-1].error if more is not None and more.history else None
+                self.ends.finish(ticket, Status.INTERRUPTED, error, self.now(), reason)

@@ -183,18 +183,20 @@ class Ends:
 
     def put_back(self, ticket: Ticket[Any]) -> None:
         """It was handed out, and has not begun: it is the next of its level, and nothing has been spent."""
-        more = ticket._more
-        if more is None or not more.history:
+        more = ticket.more()
+        if not more.history:
             ticket._started = None
-        if more is not None:
-            self._between(ticket, more, self._desk.now())
-        ticket._worker = None
+        self._between(ticket, more, self._desk.now())
+        more.told = True
         self._desk.levels.put_back(ticket)
 
     def _between(self, ticket: Ticket[Any], more: More, now: float) -> None:
         stop_timer(more)
         ticket._worker = None
-        more.waits_since, more.cut = now, None
+        if ticket._context is not None:
+            # We may be in it now, and the next attempt may begin before we have left it.
+            ticket._context = ticket._context.copy()
+        more.waits_since, more.cut, more.bare = now, None, False
 
     def record(
         self, ticket: Ticket[Any], more: More, status: Status, error: BaseException | None, now: float,

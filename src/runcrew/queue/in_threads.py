@@ -149,7 +149,7 @@ class InThreads:
         thread = worker.group.thread_of(worker)
         line = worker.work = Line(worker, thread)
         more = [] if worker.group is not self._desk.group else self._share(now, self.window - 1)
-        self._hand(line, [ticket, *more], now)
+        self._hand(line, [ticket, *more], now, ticket)
 
     def fill(self, now: float) -> bool:
         """A thread that has little left takes more. False: none can."""
@@ -187,15 +187,23 @@ class InThreads:
             taken.append(ticket)
         return taken
 
-    def _hand(self, line: Line, tickets: list[Ticket[Any]], now: float) -> None:
+    def _hand(
+        self, line: Line, tickets: list[Ticket[Any]], now: float, first: Ticket[Any] | None = None
+    ) -> None:
+        """`first`: has been told of already."""
         desk, worker = self._desk, line.worker
         works: list[Handed] = []
         for ticket in tickets:
-            more = ticket.more()  # now, on the loop: the thread may look at it
+            more = ticket._more
+            if more is None:  # now, on the loop: the thread may look at it
+                more = ticket._more = More()
+                more.bare = True
             ticket._worker = worker
             ticket._started = None
             handed = line.handed[ticket] = Handed(self, line, ticket)
             works.append(handed)
+            if desk.books.tells_begin and ticket is not first:
+                desk.books.tell_begin(ticket, worker.number)
             if more.timeout is not None:
                 more.timer = desk.later(more.timeout, self._time_up, ticket, line)
         try:
@@ -256,18 +264,10 @@ class InThreads:
     def _settle(self, handed: Handed, line: Line, ticket: Ticket[Any]) -> None:
         desk, error = self._desk, handed.error
         more = ticket.more()
-        self._out_of_thread(more)
-        desk.ends.began(ticket, more, handed.started)
-        if ticket._status is not None:
-            pass
-        elif error is None:
-            desk.carrier.plain_value(ticket, more, handed.value, handed.ended)
-        elif isinstance(error, Unfit):
-            desk.carrier.found_unfit(ticket, line.worker, error)
-        elif isinstance(error, asyncio.CancelledError) and more.why is not None:
-            desk.ends.asked(ticket, more)
+        if more.bare and error is None and more.why is None and not hasattr(type(handed.value), "__await__"):
+            desk.succeeded(ticket, handed.value, handed.started, handed.ended)
         else:
-            desk.ends.settle_failed(ticket, line.worker, Status.FAILED, error)
+            self._settle_special(ticket, more, handed, line)
         worker = line.worker
         if not line.handed:
             self._hungry.pop(line, None)
@@ -280,6 +280,21 @@ class InThreads:
         elif worker.group is desk.group and 2 * len(line.handed) <= self.window and desk.levels.count:
             self._hungry[line] = None
             desk.pump_soon()
+
+    def _settle_special(self, ticket: Ticket[Any], more: More, handed: Handed, line: Line) -> None:
+        desk, error = self._desk, handed.error
+        self._out_of_thread(more)
+        desk.ends.began(ticket, more, handed.started)
+        if ticket._status is not None:
+            pass
+        elif error is None:
+            desk.carrier.plain_value(ticket, more, handed.value, handed.ended)
+        elif isinstance(error, Unfit):
+            desk.carrier.found_unfit(ticket, line.worker, error)
+        elif isinstance(error, asyncio.CancelledError) and more.why is not None:
+            desk.ends.asked(ticket, more)
+        else:
+            desk.ends.settle_failed(ticket, line.worker, Status.FAILED, error)
 
     def _out_of_thread(self, more: More) -> None:
         more.thread = None

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
+from runcrew.errors import RunInterrupted
 from runcrew.job import Outcome
 from runcrew.lifecycle import Latch
 from runcrew.lifecycle.tasks import spawn
@@ -49,6 +50,13 @@ class Stream:
             self._error = error
         self._exhausted = True
         self._news.open()
+
+    def feeding_ended(self, task: asyncio.Task[None]) -> None:
+        """The task that takes the items has ended, in whatever way: somebody may have cancelled it."""
+        if not self._exhausted:
+            self._exhausted = True
+            self._error = RunInterrupted("the task that takes the items of this map was cancelled")
+            self._news.open()
 
     async def _put(self, item: Any) -> None:
         while self._out >= self._ahead:
@@ -111,6 +119,7 @@ async def mapped(
     queue.at_work().check_wait()
     stream = Stream(queue, fn, options, ahead, ordered)
     feeder = spawn(stream.feed(items), f"{queue.name}-map")
+    feeder.add_done_callback(stream.feeding_ended)
     try:
         async for outcome in stream.outcomes():
             yield outcome if outcomes else outcome.unwrap()

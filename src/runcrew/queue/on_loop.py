@@ -166,7 +166,7 @@ class Carrier:
 
     def plain_returned(self, ticket: Ticket[Any], worker: Worker, value: Any) -> None:
         """A plain job returned: what must not be something that is still to be awaited."""
-        error = None if value is None else gave_awaitable(ticket.name, value)
+        error = gave_awaitable(ticket.name, value) if hasattr(type(value), "__await__") else None
         if error is None:
             self._returned(ticket, worker, value)
         else:
@@ -174,7 +174,7 @@ class Carrier:
 
     def plain_value(self, ticket: Ticket[Any], more: More, value: Any, ended: float) -> None:
         """A plain job returned this in a thread."""
-        error = None if value is None else gave_awaitable(ticket.name, value)
+        error = gave_awaitable(ticket.name, value) if hasattr(type(value), "__await__") else None
         if error is None:
             self._desk.ends.succeeded(ticket, more, value, ended)
         else:
@@ -198,7 +198,7 @@ class Carrier:
             said = more.cut or "its time was up"
             ends.next_after(ticket, Status.TIMED_OUT, ends.timeout_error(ticket, said, error), said)
         elif more.past_queue:
-            ends.finish(ticket, Status.FAILED, error, self._desk.now(), "its resource did not pass the check")
+            self._desk.spares.elsewhere(ticket, more, error)
         else:
             ends.put_back(ticket)
 
@@ -284,11 +284,12 @@ class JobTask(asyncio.Task[None]):
         """See asyncio.Task."""
         asked = super().cancel(msg)
         if asked:
-            # Its first step, if it is still to come, was asked for before this: it has been taken by then.
-            self.carried[0]._desk.call_soon(self._look)
+            self.add_done_callback(_look, context=self.carried[0]._desk.context)
         return asked
 
-    def _look(self) -> None:
-        if self.done():
-            carrier, ticket, worker = self.carried
-            carrier.not_begun(ticket, worker)
+
+def _look(task: asyncio.Task[None]) -> None:
+    assert isinstance(task, JobTask)
+    carrier, ticket, worker = task.carried
+    if worker.task is task:  # otherwise it has begun, and told its end
+        carrier.not_begun(ticket, worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from functools import partial
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -21,7 +22,7 @@ from runcrew.errors import (
 )
 from runcrew.insight import CollectorContract, Metrics
 from runcrew.lifecycle import BaseService, Hooks, State, Stuck
-from runcrew.lifecycle.tasks import task_stack, thread_stack
+from runcrew.lifecycle.tasks import task_stack, thread_stack, unless_torn_down
 from runcrew.queue.desk import Desk
 from runcrew.queue.in_threads import Line
 from runcrew.queue.setup import Setup
@@ -118,14 +119,28 @@ class QueueService(BaseService, Generic[R]):
             desk.group.open()
             if desk.group.begun.is_open:
                 return True
-        self._starter = self._spawn(self._come_up(desk), "start")
+        self._begin_to_come_up(desk)
         return False
+
+    def _begin_to_come_up(self, desk: Desk) -> None:
+        self._starter = self._spawn(self._come_up(desk), "start")
+        self._starter.add_done_callback(partial(self._came_up, desk))
+
+    def _came_up(self, desk: Desk, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and task is self._starter and self._state is State.STARTING:
+            unless_torn_down(self._come_up_again, desk)
+
+    def _come_up_again(self, desk: Desk) -> None:
+        """Somebody else has cancelled the task that waits for the workers: they come all the same."""
+        if desk is self.desk and self._state is State.STARTING:
+            self._begin_to_come_up(desk)
 
     async def _come_up(self, desk: Desk) -> None:
         spares = desk.spares
         if self.setup.spares:
-            spares.starting = True
-            spares.group.open()
+            if spares.group.closed:
+                spares.starting = True
+                spares.group.open()
             await spares.group.begun.wait()
             spares.starting = False
             if spares.failure is not None:
@@ -134,7 +149,8 @@ class QueueService(BaseService, Generic[R]):
                 self._fail(failure)
                 self._let_down(desk, str(failure))
                 return
-            desk.group.open()
+            if desk.group.closed:
+                desk.group.open()
         await desk.group.begun.wait()
         self._is_ready()
 

@@ -117,24 +117,24 @@ class Setup:
 
     def check(self, fn: Callable[..., Any], plain: bool) -> None:
         """Raise NotAJob (a ConfigError and a TypeError) for a job of a kind that this queue cannot run."""
-        recipe, name = self.recipe, Job(fn).name
+        recipe = self.recipe
         if self._backend is not None:
             check = getattr(self._backend, "check", None)
             if check is not None:
                 check(Job(fn))
         elif self._only_threads and not plain:
-            raise NotAJob(f'{name} is async, and backend="thread" runs plain functions: leave `backend` out')
+            raise NotAJob(f'{Job(fn).name} is async, and backend="thread" runs plain functions: leave `backend` out')
         if recipe is None or self.threadsafe:
             return
         if plain and recipe.is_async and not self.inline:
             raise NotAJob(
-                f"{name} is plain and would run in a thread, with the resource of {recipe.name}, which lives on the "
-                "event loop: write it with `async def`, or say threadsafe=True if the resource may be used anywhere"
+                f"{Job(fn).name} is plain and would run in a thread, with the resource of {recipe.name}, "
+                "which lives on the event loop: write it with `async def`, or say threadsafe=True if the resource may be used anywhere"
             )
         if not plain and not recipe.is_async:
             raise NotAJob(
-                f"{name} is async and would run on the event loop, with the resource of {recipe.name}, which lives in "
-                "a thread: write it with `def`, or say threadsafe=True if the resource may be used anywhere"
+                f"{Job(fn).name} is async and would run on the event loop, with the resource of {recipe.name}, "
+                "which lives in a thread: write it with `def`, or say threadsafe=True if the resource may be used anywhere"
             )
 
     def check_timeout(self, fn: Callable[..., Any]) -> None:

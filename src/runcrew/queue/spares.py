@@ -6,15 +6,18 @@ long as its run lasts. What cannot be had at once is refused: nobody waits for a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.errors import AtMax, ConfigError, ResourceError, brief
 from runcrew.job import Status
-from runcrew.queue.ticket import Ticket
+from runcrew.queue.ticket import More, Ticket
 from runcrew.workers import Group, Worker
 
 if TYPE_CHECKING:
     from runcrew.queue.desk import Desk
+
+#: A run past the queue gives up when so many resources did not pass the check.
+TRIES: Final = 3
 
 
 class Spares:
@@ -32,6 +35,8 @@ class Spares:
         self.group.simple = False  # each that ends may be one too many
         #: Those that wait for their temporary resource to be made.
         self._waiting: dict[Ticket[Any], None] = {}
+        #: Those that look for another one.
+        self._between: dict[Ticket[Any], None] = {}
         #: Whether a failed opening of one that is kept ends the start; and what it was.
         self.starting = False
         self.failure: BaseException | None = None
@@ -39,20 +44,20 @@ class Spares:
     @property
     def running(self) -> int:
         """How many runs go past the queue now, those included whose resource is being made."""
-        return self.group.busy + self.group.leaving + len(self._waiting)
+        return self.group.busy + self.group.leaving + self.waiting
 
     @property
     def waiting(self) -> int:
         """How many wait for their resource to be made."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._between)
 
     def all_waiting(self) -> list[Ticket[Any]]:
         """Those that wait for their resource to be made."""
-        return list(self._waiting)
+        return [*self._waiting, *self._between]
 
     def interrupt_waiting(self, reason: str) -> None:
         """End all of those."""
-        for ticket in list(self._waiting):
+        for ticket in self.all_waiting():
             self._desk.ends.end_early(ticket, Status.INTERRUPTED, reason)
 
     def accept(self, ticket: Ticket[Any]) -> None:
@@ -71,16 +76,41 @@ class Spares:
         if more.due_span is not None:
             more.due = now + more.due_span
             more.due_timer = desk.later(more.due_span, desk.ends.due, ticket)
+        self._begin(ticket, now)
+
+    def _begin(self, ticket: Ticket[Any], now: float) -> None:
+        group = self.group
         if group.free:
-            desk.carrier.begin(group.free.popitem()[0], ticket, now)
+            self._desk.carrier.begin(group.free.popitem()[0], ticket, now)
             return
         self._waiting[ticket] = None
         group.target += 1
         group.hire()
         group.settle()
 
+    def elsewhere(self, ticket: Ticket[Any], more: More, error: BaseException) -> None:
+        """Its resource did not pass the check: it takes another one; not for ever."""
+        desk = self._desk
+        more.unfit += 1
+        if more.unfit < TRIES:
+            ticket._worker = ticket._started = None
+            if ticket._context is not None:
+                ticket._context = ticket._context.copy()
+            desk.call_soon(self._begin_again, ticket)
+            self._between[ticket] = None
+            return
+        refused = ResourceError(f"{desk.name}: {more.unfit} resources did not pass the check: {brief(error)}")
+        refused.__cause__ = error
+        desk.ends.finish(ticket, Status.FAILED, refused, desk.now(), str(refused))
+
+    def _begin_again(self, ticket: Ticket[Any]) -> None:
+        if ticket in self._between:
+            del self._between[ticket]
+            self._begin(ticket, self._desk.now())
+
     def forget(self, ticket: Ticket[Any]) -> None:
         """It ends before its resource was there."""
+        self._between.pop(ticket, None)
         if ticket in self._waiting:
             del self._waiting[ticket]
             self._one_less()

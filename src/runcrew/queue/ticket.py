@@ -37,6 +37,8 @@ _log: Final = logging.getLogger("runcrew")
 class More:
     """What only some tickets need. Class attributes are the defaults."""
 
+    #: Whether there is nothing special in it: it is here because a thread may look at it.
+    bare: bool = False
     run: Run | None = None
     #: The run's number, once somebody has asked.
     number: int | None = None
@@ -78,6 +80,9 @@ class More:
     #: Whether it takes no place in the queue; and what made it.
     past_queue: bool = False
     cause: str = "submit"
+    #: Whether its beginning has been told; and how many resources did not pass the check when it was about to begin.
+    told: bool = False
+    unfit: int = 0
     #: The ident of the thread that it is in.
     thread: int | None = None
 
@@ -202,7 +207,8 @@ class Ticket(Generic[T]):
                 f"{self!r} is awaited on another event loop than that of {desk.name}: await it there "
                 "(from a thread, asyncio.run_coroutine_threadsafe with that loop)"
             )
-        desk.check_wait()
+        if self._more is None or not self._more.past_queue:
+            desk.check_wait()
 
     def on_done(self, callback: Callable[[Ticket[T]], object]) -> None:
         """Have `callback(ticket)` called on the event loop, soon after the end; soon, if it has ended already.

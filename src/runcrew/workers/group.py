@@ -123,6 +123,8 @@ class Group:
         self.closed = True
         self._settling = self._dirty = False
         self._changes: dict[Change, None] = {}
+        #: Those whose resource somebody else has ended, until they are gone.
+        self._lost: dict[Worker, None] = {}
         self._restarts = Restarts(None, backoff, at_once=1)
         #: How many waves of failures there have been, and how many openings in a row have failed.
         self._waves = 0
@@ -241,6 +243,8 @@ class Group:
     def _hire_missing(self) -> None:
         while (missing := min(self.target - self.staying, self.places - self.held)) > 0:
             if self.recipe is not None:
+                if self._lost:
+                    return
                 wait = self._not_before - self.loop.time()
                 if wait > 0:
                     self._look_again(wait)
@@ -354,9 +358,11 @@ class Group:
 
     def lost(self, worker: Worker, error: BaseException) -> None:
         """Somebody else ends what holds the resource. It is taken down when the work has ended."""
-        # Mostly that is the loop on its way down: whatever is begun on it now is lost as well.
+        # Mostly that is the loop on its way down: whatever is begun on it now is lost as well. So nobody is hired
+        # before those who are lost are gone, and not at once then.
         self._not_before = max(self._not_before, self.loop.time() + MOMENT)
         if worker.state is FREE or worker.state is BUSY or worker.state is LEAVING:
+            self._lost[worker] = None
             self.condemn(worker, error, "its resource is lost")
             if worker.work is not None:
                 self._door.worker_lost(worker, error)
@@ -466,6 +472,8 @@ class Group:
         worker.state = GONE
         worker.resource = worker.opened = None
         del self.roster[worker]
+        if self._lost.pop(worker, self) is None:
+            self._not_before = max(self._not_before, self.loop.time() + MOMENT)
         self._door.worker_gone(worker)
 
     def _pause(self, worker: Worker) -> float:
