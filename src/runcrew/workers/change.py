@@ -18,8 +18,9 @@ class Change:
 
     `await change` returns when it is complete, with the number of workers that are there then: those that came
     have their resource, those that went are gone. It returns with fewer as soon as a resource could not be made
-    (that is tried on), and when the group is closed. Cancelling ends only the waiting. Raises WouldDeadlock in a
-    job of the group, where it would have to wait: it may wait for that very job.
+    (that is tried on), where abandoned workers hold the places, and when the group is closed. Cancelling ends only
+    the waiting. Raises WouldDeadlock in a job of the group, where it would have to wait: it may wait for that very
+    job.
     """
 
     __slots__ = ("_failures", "_group", "_over")
@@ -38,7 +39,7 @@ class Change:
         group = self._group
         failed = group.counts.failed_openings > self._failures
         moving = group.opening + group.leaving + group.closing
-        if group.closed or group.stalled or failed or (not moving and group.staying >= group.target):
+        if group.closed or failed or (not moving and group.staying >= min(group.target, group.places)):
             self._over.open()
         return self._over.is_open
 

@@ -15,8 +15,8 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from itertools import islice
+from typing import Any, Final
 
 from runcrew.durations import text
 from runcrew.errors import ConfigError, brief
@@ -24,6 +24,7 @@ from runcrew.lifecycle import BaseService, Latch
 from runcrew.lifecycle.tasks import MOMENT
 from runcrew.policies import Backoff
 from runcrew.workers.change import Change
+from runcrew.workers.door import Counts, Door
 from runcrew.workers.keeper import Keeper, KeeperInLoop, KeeperInThread
 from runcrew.workers.limits import Limits
 from runcrew.workers.own_thread import OwnThread
@@ -33,44 +34,8 @@ from runcrew.workers.worker import ABANDONED, BUSY, CLOSING, FREE, GONE, LEAVING
 
 _log: Final = logging.getLogger("runcrew")
 
-#: Nobody is there, and so many openings in a row have failed: it is not to be expected that one will succeed.
+#: Nobody is there, and so many times in a row all openings have failed: it is not to be expected that one will succeed.
 HOPELESS: Final = 3
-
-
-class Door(Protocol):
-    """What a group asks of the one that gives work to its workers. All of it is plain, and called on the loop."""
-
-    def worker_opened(self, worker: Worker) -> None:
-        """This worker is there, with its resource. `worker_free` comes next."""
-
-    def worker_free(self, worker: Worker) -> None:
-        """This worker is in `group.free`, for the first time or again: give it work if there is any."""
-
-    def worker_lost(self, worker: Worker, error: BaseException) -> None:
-        """End what this worker has in hand: its resource is lost, or it has to leave at once."""
-
-    def worker_gone(self, worker: Worker) -> None:
-        """This worker is in no book any more."""
-
-    def opening_failed(self, worker: Worker, delay: float, error: BaseException) -> None:
-        """A resource could not be made; the next opening comes after `delay` seconds."""
-
-    def group_stalled(self) -> None:
-        """Abandoned workers hold all places."""
-
-    def all_gone(self) -> None:
-        """The group was closed, and nobody is left but abandoned ones. Called at least once."""
-
-
-@dataclass(slots=True)
-class Counts:
-    """What has happened to the workers of a group so far."""
-
-    opened: int = 0
-    closed: int = 0
-    failed_openings: int = 0
-    #: Those that left because their resource had proved faulty, or was lost.
-    replaced: int = 0
 
 
 class Group:
@@ -121,12 +86,13 @@ class Group:
         self._opening = self._leaving = self._closing = self._abandoned = 0
         #: Whether no worker is hired (any more), and those that are there leave.
         self.closed = True
-        self._settling = self._dirty = False
+        self._settling = self._dirty = self._cut = False
         self._changes: dict[Change, None] = {}
         #: Those whose resource somebody else has ended, until they are gone.
         self._lost: dict[Worker, None] = {}
         self._restarts = Restarts(None, backoff, at_once=1)
-        #: How many waves of failures there have been, and how many openings in a row have failed.
+        #: How many waves of failures there have been; and since the last success, how many of openings. Those that
+        #: were under way at the same time are one wave.
         self._waves = 0
         self.failed_in_a_row = 0
         #: No opening before that, in loop time; and what looks again then.
@@ -152,6 +118,7 @@ class Group:
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         if self.limits is not None:
             self.limits.stop()
         self.begun.open()
@@ -171,7 +138,7 @@ class Group:
 
     @property
     def held(self) -> int:
-        """How many of the places are taken."""
+        """How many of the places are taken. One that was abandoned takes another one's while it is taken down."""
         return len(self.roster) - self._abandoned
 
     @property
@@ -222,17 +189,20 @@ class Group:
     def settle(self, *, cut: bool = False) -> None:
         """Do what is missing. What that brings about in turn is done after it, not inside it."""
         self._dirty = True
+        self._cut = self._cut or cut
         if self._settling:
             return
         self._settling = True
         try:
             while self._dirty:
                 self._dirty = False
+                cut, self._cut = self._cut, False
                 if self.closed:
                     self._send_home()
                 else:
-                    self._dismiss(self.staying - self.target, cut=cut)
+                    self._dismiss(cut=cut)
                     self._hire_missing()
+                    self._look_if_stalled()
         finally:
             self._settling = False
         if self._changes:
@@ -241,19 +211,18 @@ class Group:
             self._door.all_gone()
 
     def _hire_missing(self) -> None:
-        while (missing := min(self.target - self.staying, self.places - self.held)) > 0:
+        # Asked again for each one: the first step of a job may be taken in here, and change anything.
+        while not self.closed and min(self.target - self.staying, self.places - self.held) > 0:
             if self.recipe is not None:
                 if self._lost:
-                    return
+                    return  # perhaps the loop is on its way down: see `lost`
                 wait = self._not_before - self.loop.time()
                 if wait > 0:
                     self._look_again(wait)
                     return
                 if self.failed_in_a_row and self._opening:
                     return  # what fails is tried by one; the others follow when it has succeeded
-            for _ in range(1 if self.failed_in_a_row else missing):
-                self.hire()
-        self._look_if_stalled()
+            self.hire()
 
     def hire(self) -> Worker:
         """Let one more come, at once. For `settle`; and for a door that needs one beyond the target."""
@@ -266,19 +235,19 @@ class Group:
         self._keeper.open(worker)
         return worker
 
-    def _dismiss(self, surplus: int, *, cut: bool) -> None:
-        """Let so many go: those that are free first, then those that are not there yet, then the others."""
+    def _dismiss(self, *, cut: bool) -> None:
+        """Let those go that are too many: who is free first, then who is not there yet, then the others."""
+        surplus, why = self.staying - self.target, "the group was made smaller"
         if surplus <= 0:
             return
-        why = "the group was made smaller"
-        idle = list(self.free)[:surplus]
-        for worker in idle:
+        for worker in list(islice(self.free, surplus)):  # those that have been free for longest
             self.leave(worker, why)
-        surplus -= len(idle)
         for state in (OPENING, BUSY):
-            found = [worker for worker in reversed(self.roster) if worker.state is state][:surplus] if surplus else []
-            surplus -= len(found)
-            for worker in found:
+            surplus = self.staying - self.target
+            if surplus <= 0:
+                return
+            found = (worker for worker in reversed(self.roster) if worker.state is state)
+            for worker in list(islice(found, surplus)):
                 self.leave(worker, why)
                 if cut and worker.state is LEAVING:
                     self._door.worker_lost(worker, asyncio.CancelledError("its worker was told to leave at once"))
@@ -319,29 +288,37 @@ class Group:
         self._opening -= 1
         self.failed_in_a_row = 0
         self.counts.opened += 1
+        worker.state = FREE
+        self.free[worker] = None
         if self.limits is not None:
-            worker.opened_at = self.loop.time()
+            self.limits.opened(worker)
+            self.limits.watch(worker)
         self._first_is_over(worker)
         self._door.worker_opened(worker)
-        self._be_free(worker)
+        if worker.state is FREE:
+            self._door.worker_free(worker)
         self.settle()
 
     def opening_failed(self, worker: Worker, error: BaseException) -> None:
         """What it was to own could not be made."""
         wanted = worker.state is OPENING and not self.closed
+        worker.error = error
         self._out(worker)
-        if isinstance(error, ConfigError):
-            self.closed = True  # the recipe is wrong: no other opening will do better
         if wanted:
-            self.counts.failed_openings += 1
-            self.failed_in_a_row += 1
             self.last_error = error
+            self.counts.failed_openings += 1
+            if worker.wave == self._waves or not self.failed_in_a_row:
+                self.failed_in_a_row += 1
+            for_good = isinstance(error, ConfigError)  # the recipe is wrong: no other opening will do better
             delay = self._pause(worker)
-            _log.warning(
-                "%s: a resource could not be made, the next attempt comes in %s: %s",
-                self.name, text(delay), brief(error), extra={"service": self.home.name},
-            )  # fmt: skip
+            follows = "and never will be" if for_good else f"the next attempt comes in {text(delay)}"
+            self._warn("a resource could not be made, %s: %s", follows, brief(error))
+            self.closed = self.closed or for_good
             self._door.opening_failed(worker, delay, error)
+            if for_good:
+                self.close()
+        elif not isinstance(error, asyncio.CancelledError):
+            self._warn("a resource that was not wanted any more could not be made: %s", brief(error))
         self.settle()
 
     def gone(self, worker: Worker) -> None:
@@ -351,21 +328,27 @@ class Group:
         self.counts.closed += 1
         if worker.error is not None and not worker.faulty:
             self.last_error = worker.error
-            said = "%s: taking a resource down failed: %s"
-            _log.warning(said, self.name, brief(worker.error), extra={"service": self.home.name})
+            self._warn("taking a resource down failed: %s", brief(worker.error))
         self._out(worker)
         self.settle()
 
     def lost(self, worker: Worker, error: BaseException) -> None:
-        """Somebody else ends what holds the resource. It is taken down when the work has ended."""
-        # Mostly that is the loop on its way down: whatever is begun on it now is lost as well. So nobody is hired
-        # before those who are lost are gone, and not at once then.
-        self._not_before = max(self._not_before, self.loop.time() + MOMENT)
+        """Somebody else ends what holds the resource. It is taken down when the work has ended.
+
+        Mostly that is the loop on its way down, and whatever is begun on it now is lost as well. So nobody is hired
+        before all that are lost are gone, and then only if the loop goes on.
+        """
         if worker.state is FREE or worker.state is BUSY or worker.state is LEAVING:
             self._lost[worker] = None
             self.condemn(worker, error, "its resource is lost")
             if worker.work is not None:
                 self._door.worker_lost(worker, error)
+
+    def came_back(self, worker: Worker) -> None:
+        """The work of an abandoned one has ended after all, or will never be heard of any more."""
+        self._abandoned -= 1
+        self._closing += 1
+        worker.state = CLOSING
 
     # --- one worker's way: for the door -----------------------------------------------------
 
@@ -380,9 +363,12 @@ class Group:
         if worker.state is LEAVING:
             self._leaving -= 1
             self._close(worker)
-        elif worker.state is ABANDONED and worker.thread is None:
-            self._abandoned -= 1
-            self._close(worker)
+        elif worker.state is ABANDONED:
+            if worker.thread is None:
+                self.came_back(worker)
+                self._keeper.close(worker)
+            else:
+                self._keeper.end_thread(worker)  # which may have work of it, too
         self.settle()
 
     def condemn(self, worker: Worker, error: BaseException, reason: str) -> None:
@@ -416,7 +402,11 @@ class Group:
         self._dirty = True
 
     def abandon(self, worker: Worker) -> None:
-        """Its work goes on, and nobody waits for it any more. It is replaced, if that is allowed."""
+        """Its work goes on, and nobody waits for it any more. It is replaced, if that is allowed.
+
+        Where the door has taken `worker.work` away before, the work is in the worker's thread, and ends with that;
+        otherwise the door says by `released` when it has ended.
+        """
         if worker.state is LEAVING:
             self._leaving -= 1
         elif worker.state is not BUSY:
@@ -424,8 +414,9 @@ class Group:
         worker.state = ABANDONED
         worker.reason = worker.reason or "its work was abandoned"
         self._abandoned += 1
-        if worker.thread is not None:
-            self._keeper.take_down_after_work(worker)
+        self._found(worker)
+        if worker.work is None and worker.thread is not None:
+            self._keeper.end_thread(worker)
         self.settle()
 
     def thread_of(self, worker: Worker) -> OwnThread:
@@ -437,6 +428,12 @@ class Group:
         for worker in list(self.roster):
             if worker.state is CLOSING:
                 self._keeper.let_go(worker)
+
+    def forsake(self) -> None:
+        """The loop has been closed: what lives in the workers' threads is taken down there, and they end."""
+        for worker in list(self.roster):
+            if worker.thread is not None:
+                self._keeper.end_thread(worker)
 
     def hanging(self) -> list[tuple[str, str]]:
         """What the makers and takers down are at that have not come to an end, and where."""
@@ -467,14 +464,19 @@ class Group:
             self._first_is_over(worker)
         elif state is CLOSING:
             self._closing -= 1
-        elif state is ABANDONED:
-            self._abandoned -= 1
         worker.state = GONE
         worker.resource = worker.opened = None
         del self.roster[worker]
-        if self._lost.pop(worker, self) is None:
-            self._not_before = max(self._not_before, self.loop.time() + MOMENT)
+        self._found(worker)
+        if self.limits is not None:
+            self.limits.forget(worker)
         self._door.worker_gone(worker)
+
+    def _found(self, worker: Worker) -> None:
+        """If it was lost: nobody waits for its end any more."""
+        if worker in self._lost:
+            del self._lost[worker]
+            self._not_before = max(self._not_before, self.loop.time() + MOMENT)
 
     def _pause(self, worker: Worker) -> float:
         """How long to wait before the next opening. Failures of workers that came together count as one."""
@@ -491,3 +493,6 @@ class Group:
             self._first_left -= 1
             if not self._first_left:
                 self.begun.open()
+
+    def _warn(self, said: str, *args: object) -> None:
+        _log.warning(f"%s: {said}", self.name, *args, extra={"service": self.home.name})

@@ -40,7 +40,13 @@ class Keeper:
         if worker.thread is None:
             self.take_down(worker)
         else:
-            worker.thread.end()
+            self.end_thread(worker)
+
+    def end_thread(self, worker: Worker) -> None:
+        """Let the worker's thread end after what it is at; the rest is taken down then. Idempotent."""
+        assert worker.thread is not None
+        worker.thread_ends = True
+        worker.thread.end()
 
     def take_down(self, worker: Worker) -> None:
         """The same, once its thread has ended."""
@@ -58,15 +64,12 @@ class Keeper:
 
     def _thread_ended(self, worker: Worker, _: OwnThread) -> None:
         worker.thread = None
-        if worker.state is CLOSING or worker.state is ABANDONED:
+        if worker.state is ABANDONED and worker.work is None:
+            self.group.came_back(worker)
+        if worker.state is CLOSING:
             self.take_down(worker)
-        else:
+        elif not worker.thread_ends:
             self.group.lost(worker, NoThread("the worker's own thread has died"))
-
-    def take_down_after_work(self, worker: Worker) -> None:
-        """The work of this worker was abandoned in its thread: that ends when the work does."""
-        assert worker.thread is not None
-        worker.thread.end()
 
     def let_go(self, worker: Worker) -> None:
         """The taking down does not come to an end: cut it short, where that is possible."""
@@ -115,34 +118,40 @@ class KeeperInLoop(Keeper):
             worker.error = error
         if opened is None:
             return  # how it went is told when this task has ended: it might not even have begun
-        worker.release = self.group.loop.create_future()
+        release = worker.release = self.group.loop.create_future()
         worker.opened, worker.resource = opened, opened.value
         if worker.state is CLOSING:  # told to leave, and the opening would not be cancelled
             super().close(worker)
         else:
             self.group.opened(worker)
-        await self._hold(worker)
+        if not await self._hold(worker, release):
+            said = "%s: the resource of worker %d stays open: an abandoned thread uses it"
+            _log.warning(said, self.group.name, worker.number)
+            return
         try:
             await opened.close()
         except BaseException as error:
-            if worker.error is None:
-                worker.error = error
-            else:
-                _log.warning("%s: taking a resource down failed too: %s", self.group.name, brief(error))
+            _note(worker, error)
 
-    async def _hold(self, worker: Worker) -> None:
-        """Return when the resource is to be taken down. Cancelled by an outsider, it does so once it is not used."""
+    async def _hold(self, worker: Worker, release: asyncio.Future[None]) -> bool:
+        """Return when the resource is to be taken down. Cancelled by an outsider, it does so once it is not used.
+
+        False: it is to be left as it is. The group was closed, and a thread that nobody waits for still uses it: to
+        wait for that now would keep the loop from its end.
+        """
         task = asyncio.current_task()
-        while worker.release is not None and not worker.release.done():
-            waiter = worker.release
+        while not release.done():
             try:
-                await asyncio.shield(waiter)
+                await asyncio.shield(release)
             except asyncio.CancelledError as error:
-                if waiter.done() and not waiter.cancelled():
-                    return
                 if task is not None:
                     task.uncancel()  # the taking down is not to be cut off by this
+                if release.done():
+                    break
+                if self.group.closed and worker.state is ABANDONED and worker.thread is not None:
+                    return False
                 self.group.lost(worker, error)
+        return True
 
     def _ended(self, worker: Worker, task: asyncio.Task[None]) -> None:
         if worker.opened is None:
@@ -154,6 +163,8 @@ class KeeperInLoop(Keeper):
         else:
             if task.cancelled() and worker.error is None:
                 worker.error = asyncio.CancelledError("the taking down was cancelled")
+            if worker.state is ABANDONED:
+                self.group.came_back(worker)
             self.group.gone(worker)
 
 
@@ -168,33 +179,33 @@ class KeeperInThread(Keeper):
         except NoThread as error:
             self.not_opened(worker, error)
 
-    def close(self, worker: Worker) -> None:
-        """See Keeper."""
-        if worker.thread is None:
-            self.take_down(worker)
-        else:
-            self.take_down_after_work(worker)
-
-    def take_down_after_work(self, worker: Worker) -> None:
-        """Have the thread do it when it has ended what it is at, and end then, whether or not the loop lives."""
+    def end_thread(self, worker: Worker) -> None:
+        """The thread takes the resource down when it has ended what it is at, whether or not the loop lives then."""
+        if worker.thread_ends:
+            return
         assert worker.thread is not None
         try:
             worker.thread.hand([_Closing(worker)])
-        except NoThread as error:  # there is none, or it has died: what was in it is lost
+        except NoThread as error:  # it has died: what was in it is lost
             worker.error = worker.error or error
-        worker.thread.end()
+        super().end_thread(worker)
+
+    def take_down(self, worker: Worker) -> None:
+        """See Keeper."""
+        if worker.opened is not None and not worker.opened.closed:
+            said = "%s: the resource of worker %d could not be taken down: its thread has died"
+            _log.warning(said, self.group.name, worker.number)
+        super().take_down(worker)
 
     def not_opened(self, worker: Worker, error: BaseException) -> None:
         """There is no resource. That is told when the thread has ended too."""
         worker.error = error
-        assert worker.thread is not None
-        worker.thread.end()
+        super().end_thread(worker)
 
     def _thread_ended(self, worker: Worker, thread: OwnThread) -> None:
-        if worker.opened is None:
+        if worker.opened is None or worker.state is OPENING:
             worker.thread = None
-            error = worker.error or NoThread("the worker's own thread has died")
-            self.group.opening_failed(worker, error)
+            self.group.opening_failed(worker, worker.error or NoThread("the worker's own thread has died"))
         else:
             super()._thread_ended(worker, thread)
 
@@ -241,8 +252,15 @@ class _Closing:
         try:
             self._context.run(opened.close_plain)
         except BaseException as error:
-            if self._worker.error is None:
-                self._worker.error = error
+            _note(self._worker, error)
 
     def _hand_back(self) -> None:
         """How it went is told when the thread has ended."""
+
+
+def _note(worker: Worker, error: BaseException) -> None:
+    """Taking its resource down raised this."""
+    if worker.error is None:
+        worker.error = error
+    else:
+        _log.warning("%s: taking a resource down failed too: %s", worker.group.name, brief(error))

@@ -210,6 +210,11 @@ class Opened(Generic[R]):
     def __repr__(self) -> str:
         return f"<Opened {self._recipe.name}{' closed' if self._closed else ''}>"
 
+    @property
+    def closed(self) -> bool:
+        """Whether the taking down has begun."""
+        return self._closed
+
     # --- taking down ----------------------------------------------------------------------
 
     async def close(self) -> None:

@@ -1,29 +1,36 @@
 """One worker: a slot for one run at a time, with a life of its own; it may own a resource.
 
-              opened                 takes work
-    OPENING ─────────► FREE ───────────────────────► BUSY ──┐ told to leave, or its resource proved faulty
-       │                ▲ │ ◄──────────────────────── │ │   ▼
-       │ failed, or     │ │      the work has ended   │ │  LEAVING
-       │ told to leave  │ │ told to leave             │ │   │ the work has ended
-       ▼                │ ▼                           │ │   ▼
-      GONE ◄───────────── CLOSING ◄───────────────────┼─┼────
-       ▲   taken down                                 │ │ the work does not end, and nobody waits for it
-       └──────────── CLOSING ◄── ABANDONED ◄──────────┘ ┘
-                                   the work has ended after all
+               opened              takes work
+    OPENING ────────────► FREE ──────────────────► BUSY ────────┐
+     │   │                 │ ◄──────────────────── │            │
+     │   │ told            │ told   ends its work  │ told       │ given up
+     │   │ to leave        │ to leave              │ to leave   │
+     │   ▼                 ▼                       ▼            │
+     │  CLOSING ◄────────────────────────────── LEAVING         │
+     │   │   ▲             ends its work           │            │
+     │   │   │                                     │ given up   │
+     │   │   │                                     ▼            ▼
+     │   │   └──────────────────────────────── ABANDONED ◄──────┘
+     │   │                 ends its work
+     │   │ taken down
+     ▼   ▼
+     GONE        (from OPENING: the resource could not be made)
 
 OPENING:   its resource is being made. The end of that takes it out, or being told to leave.
 FREE:      it waits for work; in `group.free`. Work takes it out, or being told to leave.
 BUSY:      it has one piece of work in hand (in a thread perhaps more, one after another). The end of that takes
-           it out.
-LEAVING:   the same, and it takes nothing more.
-CLOSING:   it has no work, and its resource is being taken down. The end of that takes it out.
-ABANDONED: its work was given up and goes on all the same, with the resource: that can be taken down only
-           afterwards. The end of the work takes it out.
+           it out, or being told to leave, or that its work is given up.
+LEAVING:   it has work in hand, and takes no more. The end of that takes it out, or that it is given up.
+CLOSING:   it has no work. Its resource is being taken down, and before that made to the end, where the making
+           could not be stopped; its thread ends. The end of that takes it out.
+ABANDONED: its work goes on although it was given up, and uses the resource. The end of the work takes it out; what
+           lives in the worker's own thread is taken down there, before the loop hears of that end.
 GONE:      in no book any more.
 
-A worker without a resource is never OPENING or CLOSING. All but GONE ones are in the group's roster, which is the
-only book of who lives. Nothing but the group changes the state, except that the door moves a worker between FREE
-and BUSY: that is done for each run.
+Told to leave is also one whose resource proved faulty, is too old, or is lost. Without a resource a worker is
+OPENING only while it is being hired, and CLOSING only until the thread has ended that plain jobs have needed. All
+but GONE ones are in the group's roster, which is the only book of who lives. Nothing but the group changes the
+state, except that the door moves a worker between FREE and BUSY: that is done for each run.
 """
 
 from __future__ import annotations
@@ -65,7 +72,7 @@ class Worker:
 
     __slots__ = (
         "error", "faulty", "group", "keeper", "number", "opened", "opened_at", "reason", "release", "resource",
-        "simple", "since", "state", "task", "thread", "wave", "work",
+        "simple", "since", "state", "task", "thread", "thread_ends", "wave", "work",
     )  # fmt: skip
 
     def __init__(self, group: Group, number: int) -> None:
@@ -82,6 +89,8 @@ class Worker:
         self.release: asyncio.Future[None] | None = None
         #: The thread that is its own: all that is synchronous happens there.
         self.thread: OwnThread | None = None
+        #: Whether that was told to end.
+        self.thread_ends = False
         #: What it has in hand (the door's business), and the task of that where it has one.
         self.work: Any = None
         self.task: asyncio.Task[Any] | None = None
