@@ -23,8 +23,9 @@ from runcrew.backends.calls import running_loop
 from runcrew.errors import ConfigError, QueueFull, brief
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Job, Status, entered
+from runcrew.lifecycle import Latch
 from runcrew.lifecycle.inside import is_inside
-from runcrew.lifecycle.tasks import MOMENT
+from runcrew.lifecycle.tasks import MOMENT, spawn
 from runcrew.queue.books import Books
 from runcrew.queue.ends import Ends
 from runcrew.queue.levels import Levels
@@ -90,6 +91,9 @@ class Desk:
         self.slice_is_over = False
         #: When the last run ended.
         self._at = 0.0
+        #: Whether this life has ended.
+        self.over = False
+        self._canary = self._new_canary()
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Call it in the next round of the loop, in the library's own context."""
@@ -135,12 +139,6 @@ class Desk:
         if not self.open:
             raise self.home.refusal()
 
-    def submit(self, ticket: Ticket[Any]) -> Ticket[Any]:
-        """Accept it, or raise QueueFull. Never waits."""
-        if self.has_room(ticket) or self._make_room(ticket):
-            self.accept(ticket)
-        return ticket
-
     def has_room(self, ticket: Ticket[Any]) -> bool:
         """Whether there is room for it now, and nobody would be overtaken."""
         room, more = self.room, ticket._more
@@ -148,8 +146,11 @@ class Desk:
             return True
         return room.is_free(more is not None and bool(more.delay))
 
-    def _make_room(self, ticket: Ticket[Any]) -> bool:
-        """The queue is full: do what it says about that. False: the ticket has ended as one that was dropped."""
+    def make_room(self, ticket: Ticket[Any]) -> bool:
+        """The queue is full: do what it says about that. False: the ticket has ended as one that was dropped.
+
+        Raises QueueFull where it does not say to drop anything: nothing was accepted then.
+        """
         overflow, most = self.setup.overflow, self.setup.maxsize
         if overflow == "drop_oldest":
             oldest = self.levels.least_urgent()
@@ -179,7 +180,7 @@ class Desk:
         more = ticket._more
         if more is not None and not self._accept_more(ticket, more, now):
             return
-        has_turn = now < self._slice_ends or self._take_slice(now)
+        has_turn = now < self._slice_ends or (not self.slice_is_over and self._take_slice(now))
         if has_turn and self.free and not (self._pumping or ticket._plain or self.levels.count):
             self._pumping = True
             try:
@@ -246,6 +247,9 @@ class Desk:
         """Hand out what can be handed out, as far as this round's slice goes."""
         if self._pumping:
             return
+        if self._canary.cancelling():
+            self.hold_off()
+            return
         levels, free, room, threads = self.levels, self.free, self.room, self.carrier.threads
         self._pumping = True
         try:
@@ -257,7 +261,7 @@ class Desk:
                     break
                 self._at = 0.0
                 if not free:
-                    threads.fill(now)
+                    threads.fill()
                 elif (ticket := levels.pop(now)) is not None:
                     self._begin(free.popitem()[0], ticket, now)
                 if room.waiting:
@@ -268,19 +272,37 @@ class Desk:
             room.look()
 
     def hold_off(self) -> None:
-        """Hand nothing out for a moment: somebody else ends our tasks, and is mostly the loop on its way down."""
+        """Hand nothing out for now: somebody cancels all tasks, and is mostly the loop on its way down.
+
+        What is begun on it now would be lost: so nothing is until all that was cancelled has ended, and for a moment.
+        """
         if not self._pumping:
             self._pumping = True
             self.later(MOMENT, self._hold_no_more)
 
     def _hold_no_more(self) -> None:
         self._pumping = False
+        if self.over:
+            return
+        if any(self.carrier.was_cancelled_from_outside(worker) for worker in self.working()):
+            self.hold_off()
+            return
+        if self._canary.done():
+            self._canary = self._new_canary()
         self.pump()
+
+    def _new_canary(self) -> asyncio.Task[None]:
+        """A task that does nothing, and is cancelled only by one who cancels all."""
+        canary = spawn(Latch().wait(), f"{self.name}-canary", self.context)
+        canary.add_done_callback(self._canary_ended, context=self.context)
+        return canary
+
+    def _canary_ended(self, _: object) -> None:
+        if not self.over:
+            self.hold_off()
 
     def _take_slice(self, now: float) -> bool:
         """The slice is used up: begin another, if this round of the loop has had none. False: it has."""
-        if self.slice_is_over:
-            return False
         if not self._new_round:
             self.slice_is_over = True
             return False
@@ -403,8 +425,14 @@ class Desk:
         groups = (self.group, self.spares.group)
         if not all(group.closed and not group.held for group in groups):
             return False
-        self.carrier.threads.stop()
         return True
+
+    def end(self) -> None:
+        """This life is over."""
+        self.over = True
+        self.carrier.threads.stop()
+        if not self.loop.is_closed():
+            self._canary.cancel()
 
     def working(self) -> list[Worker]:
         """Those that have work in hand."""

@@ -80,8 +80,6 @@ class Ends:
             self.failed(ticket, worker, Status.TIMED_OUT, self.timeout_error(ticket, more.cut, error), more.cut)
         else:
             said = "its task was cancelled from outside" if outside else ""
-            if outside:
-                self._desk.hold_off()
             self.failed(ticket, worker, Status.FAILED, error, said)
 
     def began(self, ticket: Ticket[Any], more: More, now: float) -> None:
@@ -196,7 +194,7 @@ class Ends:
         if ticket._context is not None:
             # We may be in it now, and the next attempt may begin before we have left it.
             ticket._context = ticket._context.copy()
-        more.waits_since, more.cut, more.bare = now, None, False
+        more.waits_since, more.cut = now, None
 
     def record(
         self, ticket: Ticket[Any], more: More, status: Status, error: BaseException | None, now: float,

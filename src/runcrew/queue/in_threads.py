@@ -39,12 +39,17 @@ _PATIENCE: Final = 2 * AHEAD
 class Line:
     """What one worker's thread has been handed and has not brought back, in order. It is the worker's work."""
 
-    __slots__ = ("handed", "progress", "thread", "worker")
+    __slots__ = ("call", "handed", "low", "now", "progress", "thread", "threads", "worker")
 
-    def __init__(self, worker: Worker, thread: OwnThread) -> None:
+    def __init__(self, threads: InThreads, worker: Worker, thread: OwnThread) -> None:
+        self.threads = threads
+        self.call = threads.call
+        self.now = threads.now
         self.worker = worker
         self.thread = thread
         self.handed: dict[Ticket[Any], Handed] = {}
+        #: With so few left the thread could do with more.
+        self.low = 0
         #: Whether anything has come back since somebody last looked.
         self.progress = True
 
@@ -52,17 +57,17 @@ class Line:
 class Handed:
     """One job on its way to a thread and back."""
 
-    __slots__ = ("_call", "_live", "_now", "_take", "ended", "error", "line", "started", "threads", "ticket", "value")
+    __slots__ = ("_live", "_take", "ended", "error", "line", "started", "ticket", "value")
 
-    def __init__(self, threads: InThreads, line: Line, ticket: Ticket[Any]) -> None:
-        self.threads = threads
+    # Of these nobody asks before they are there: when it began and ended, what it returned.
+    started: float
+    ended: float
+    value: Any
+
+    def __init__(self, line: Line, ticket: Ticket[Any]) -> None:
         self.line = line
         self.ticket = ticket
-        self._call = threads.call
-        self._now = threads.now
         self._take = self._live = True
-        self.started = self.ended = 0.0
-        self.value: Any = None
         self.error: BaseException | None = None
 
     def do(self) -> None:
@@ -71,29 +76,50 @@ class Handed:
             del self._take
         except AttributeError:  # it has been taken back
             return
-        ticket = self.ticket
-        ticket._started = self.started = self._now()
-        value, error = None, None
+        ticket, line = self.ticket, self.line
+        context = ticket._context
+        assert context is not None
+        ticket._started = self.started = line.now()
+        error: BaseException | None = None
+        value: Any = None
         try:
-            context = ticket._context
-            assert context is not None
-            value = context.run(self._call, ticket, self.line.worker)
+            value = context.run(line.call, ticket, line.worker)
         except BaseException as raised:
-            trace = raised.__traceback__
+            error = raised
+        self.ended = line.now()
+        if error is not None:
+            trace = error.__traceback__
             for _ in range(2):  # it begins in the user's code, and not here
                 trace = None if trace is None else trace.tb_next
-            error = raised.with_traceback(trace)
-        self.ended = self._now()
+            self.error = error.with_traceback(trace)
+        self.value = value
         try:
             del self._live
         except AttributeError:  # it has been given up
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 _log.warning("%s failed after it had been given up: %s", ticket.name, brief(error), exc_info=error)
-            return
-        self.value, self.error = value, error
+            self.value = self.error = None
 
     def _hand_back(self) -> None:
-        self.threads.came_back(self)
+        """On the loop: it has been done, or taken back, or given up before."""
+        line, ticket = self.line, self.ticket
+        handed, threads = line.handed, line.threads
+        if handed.get(ticket) is not self:
+            if threads.left:
+                threads.left.pop(self, None)
+            return  # somebody else has settled it
+        del handed[ticket]
+        line.progress = True
+        started, ended, mean = self.started, self.ended, threads.mean
+        length = ended - started
+        threads.mean = mean + (length - mean) / (8 if length < mean else 2)
+        desk = threads.desk
+        if ticket._more is None and self.error is None and not hasattr(type(self.value), "__await__"):
+            desk.succeeded(ticket, self.value, started, ended)
+        else:
+            threads.settle(self)
+        if len(handed) <= line.low or line.worker.state is not BUSY:
+            threads.look_after(line)
 
     def take_back(self) -> bool:
         """On the loop: whether it had not begun; then it never does."""
@@ -121,14 +147,14 @@ class InThreads:
     """Hands the plain jobs of one desk to threads."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+        self.desk = desk
         self.now = desk.now
         recipe = desk.setup.recipe
         self.call: Callable[[Ticket[Any], Worker], Any] = _bare
         if recipe is not None:
             self.call = _tried if recipe.has_check and not recipe.is_async else _with_resource
         #: The length of runs, in seconds: an average that forgets.
-        self._mean = AHEAD
+        self.mean = AHEAD
         #: Those whose thread could do with more.
         self._hungry: dict[Line, None] = {}
         #: Those that were handed more than one.
@@ -142,24 +168,24 @@ class InThreads:
     @property
     def window(self) -> int:
         """How many make up what may be handed over ahead."""
-        return max(1, min(MOST, int(AHEAD / self._mean))) if self._mean > 0 else MOST
+        return max(1, min(MOST, int(AHEAD / self.mean))) if self.mean > 0 else MOST
 
-    def begin(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
+    def begin(self, worker: Worker, ticket: Ticket[Any]) -> None:
         """This worker takes this one, and as many of those behind it as make up its share."""
         thread = worker.group.thread_of(worker)
-        line = worker.work = Line(worker, thread)
-        more = [] if worker.group is not self._desk.group else self._share(now, self.window - 1)
-        self._hand(line, [ticket, *more], now, ticket)
+        line = worker.work = Line(self, worker, thread)
+        more = [] if worker.group is not self.desk.group else self._share(self.window - 1)
+        self._hand(line, [ticket, *more], ticket)
 
-    def fill(self, now: float) -> bool:
+    def fill(self) -> bool:
         """A thread that has little left takes more. False: none can."""
         while self._hungry:
             line = next(iter(self._hungry))
             del self._hungry[line]
             if line.worker.work is line and line.worker.state is BUSY:
-                more = self._share(now, self.window - len(line.handed))
+                more = self._share(self.window - len(line.handed))
                 if more:
-                    self._hand(line, more, now)
+                    self._hand(line, more)
                     return True
         return False
 
@@ -171,47 +197,35 @@ class InThreads:
     @property
     def has_places(self) -> bool:
         """Whether a thread could do with more, and one that it can do is next."""
-        return bool(self._hungry) and (first := self._desk.levels.first()) is not None and first._plain
+        return bool(self._hungry) and (first := self.desk.levels.first()) is not None and first._plain
 
-    def _share(self, now: float, most: int) -> list[Ticket[Any]]:
+    def _share(self, most: int) -> list[Ticket[Any]]:
         """Of those that wait, as many as `most`; but not what the other free workers can begin at once."""
-        levels, taken = self._desk.levels, list[Ticket[Any]]()
-        share = min(most, levels.count // (len(self._desk.free) + 1))
-        while len(taken) < share and (first := levels.first()) is not None and first._plain:
-            ticket = levels.pop(now)
-            if ticket is None:
-                break
-            if not ticket._plain:  # the one that has waited for too long
-                self._desk.ends.put_back(ticket)
-                break
-            taken.append(ticket)
-        return taken
+        desk = self.desk
+        return desk.levels.pop_plain(min(most, desk.levels.count // (len(desk.free) + 1)))
 
-    def _hand(
-        self, line: Line, tickets: list[Ticket[Any]], now: float, first: Ticket[Any] | None = None
-    ) -> None:
+    def _hand(self, line: Line, tickets: list[Ticket[Any]], first: Ticket[Any] | None = None) -> None:
         """`first`: has been told of already."""
-        desk, worker = self._desk, line.worker
+        desk, worker = self.desk, line.worker
+        handed = line.handed
         works: list[Handed] = []
         for ticket in tickets:
-            more = ticket._more
-            if more is None:  # now, on the loop: the thread may look at it
-                more = ticket._more = More()
-                more.bare = True
             ticket._worker = worker
             ticket._started = None
-            handed = line.handed[ticket] = Handed(self, line, ticket)
-            works.append(handed)
+            work = handed[ticket] = Handed(line, ticket)
+            works.append(work)
+            more = ticket._more
+            if more is not None and more.timeout is not None:
+                more.timer = desk.later(more.timeout, self._time_up, ticket, line)
             if desk.books.tells_begin and ticket is not first:
                 desk.books.tell_begin(ticket, worker.number)
-            if more.timeout is not None:
-                more.timer = desk.later(more.timeout, self._time_up, ticket, line)
+        line.low = len(handed) // 2
         try:
             line.thread.hand(works)
         except NoThread as error:
             self._no_thread(line, tickets, error)
             return
-        if len(line.handed) > 1 and line not in self._long:
+        if len(handed) > 1 and line not in self._long:
             self._long[line] = None
             if self._timer is None:
                 self._timer = desk.later(_PATIENCE, self._look)
@@ -219,9 +233,9 @@ class InThreads:
     def _no_thread(self, line: Line, tickets: list[Ticket[Any]], error: NoThread) -> None:
         for ticket in tickets:
             del line.handed[ticket]
-            self._desk.ends.next_after(ticket, Status.FAILED, error, "")
+            self.desk.ends.next_after(ticket, Status.FAILED, error, "")
         if not line.handed:
-            self._desk.call_soon(self._desk.release, line.worker)
+            self.desk.call_soon(self.desk.release, line.worker)
 
     def _look(self) -> None:
         """Take back what waits behind a job that turns out to be a long one."""
@@ -233,56 +247,32 @@ class InThreads:
                 del self._long[line]
             line.progress = False
         if self._long:
-            self._timer = self._desk.later(_PATIENCE, self._look)
-        self._desk.pump()
+            self._timer = self.desk.later(_PATIENCE, self._look)
+        self.desk.pump()
 
     def take_back(self, line: Line) -> None:
         """What has not begun waits again, before all others of its level."""
         for ticket, handed in reversed(list(line.handed.items())):
             if ticket._status is None and handed.take_back():
                 del line.handed[ticket]
-                self._desk.ends.put_back(ticket)
+                self.desk.ends.put_back(ticket)
 
     # --- coming back ------------------------------------------------------------------------
 
-    def came_back(self, handed: Handed) -> None:
-        """On the loop: one job has been done, or taken back, or given up before."""
-        line, ticket = handed.line, handed.ticket
-        self.left.pop(handed, None)
-        if line.handed.get(ticket) is not handed:
-            if not line.handed and line.worker.work is line:
-                self._desk.release(line.worker)
-            return
-        del line.handed[ticket]
-        line.progress = True
-        if not handed.waits and hasattr(handed, "_live"):
-            return  # taken back in the very moment: somebody else has settled it
-        length = handed.ended - handed.started
-        self._mean += (length - self._mean) / 8 if length < self._mean else (length - self._mean) / 2
-        self._settle(handed, line, ticket)
-
-    def _settle(self, handed: Handed, line: Line, ticket: Ticket[Any]) -> None:
-        desk, error = self._desk, handed.error
-        more = ticket.more()
-        if more.bare and error is None and more.why is None and not hasattr(type(handed.value), "__await__"):
-            desk.succeeded(ticket, handed.value, handed.started, handed.ended)
-        else:
-            self._settle_special(ticket, more, handed, line)
-        worker = line.worker
-        if not line.handed:
-            self._hungry.pop(line, None)
-            if worker.work is line:
-                desk.release(worker)
-        elif worker.state is not BUSY:
+    def look_after(self, line: Line) -> None:
+        """There is little or nothing left in this line; or its worker has been told to leave."""
+        worker, desk = line.worker, self.desk
+        if worker.state is not BUSY:
             self.take_back(line)
-            if not line.handed and worker.work is line:
-                desk.release(worker)
-        elif worker.group is desk.group and 2 * len(line.handed) <= self.window and desk.levels.count:
+        elif line.handed and desk.levels.count and worker.group is desk.group:
             self._hungry[line] = None
             desk.pump_soon()
+        self._empty(line)
 
-    def _settle_special(self, ticket: Ticket[Any], more: More, handed: Handed, line: Line) -> None:
-        desk, error = self._desk, handed.error
+    def settle(self, handed: Handed) -> None:
+        """What came of one that is no plain success."""
+        desk, error, ticket, line = self.desk, handed.error, handed.ticket, handed.line
+        more = ticket.more()
         self._out_of_thread(more)
         desk.ends.began(ticket, more, handed.started)
         if ticket._status is not None:
@@ -297,7 +287,6 @@ class InThreads:
             desk.ends.settle_failed(ticket, line.worker, Status.FAILED, error)
 
     def _out_of_thread(self, more: More) -> None:
-        more.thread = None
         if more.run is not None:
             more.run.in_thread, more.run.thread = False, None
 
@@ -308,13 +297,14 @@ class InThreads:
         handed = line.handed.get(ticket)
         if handed is not None and handed.take_back():
             del line.handed[ticket]
-            self._desk.ends.asked(ticket, ticket.more())
+            self.desk.ends.asked(ticket, ticket.more())
             self._empty(line)
 
     def _empty(self, line: Line) -> None:
         """Something was taken out of the line: where nothing is left in it, its worker has ended its work."""
         if not line.handed and line.worker.work is line:
-            self._desk.release(line.worker)
+            self._hungry.pop(line, None)
+            self.desk.release(line.worker)
 
     def _time_up(self, ticket: Ticket[Any], line: Line) -> None:
         more, handed = ticket.more(), line.handed.get(ticket)
@@ -323,13 +313,13 @@ class InThreads:
             return
         left = more.timeout if handed.waits else handed.started + more.timeout - self.now()
         if left > 0:  # it did not begin when it was handed over
-            more.timer = self._desk.later(left, self._time_up, ticket, line)
+            more.timer = self.desk.later(left, self._time_up, ticket, line)
         else:
-            self.cut(ticket, line, self._desk.ends.too_long(more))
+            self.cut(ticket, line, self.desk.ends.too_long(more))
 
     def cut(self, ticket: Ticket[Any], line: Line, said: str) -> None:
         """Its time is up: it never begins; or its thread is told, and left to itself."""
-        desk, more = self._desk, ticket.more()
+        desk, more = self.desk, ticket.more()
         handed = line.handed.get(ticket)
         if handed is None:
             return
@@ -357,7 +347,7 @@ class InThreads:
         line.thread.abandon(handed)
         line.worker.work = None
         line.worker.group.abandon(line.worker)
-        self._desk.books.abandoned(ticket, given)
+        self.desk.books.abandoned(ticket, given)
         return True
 
     def left_alone(self, work: object, run: Run, thread: OwnThread) -> AbandonedCall:
@@ -378,11 +368,11 @@ class InThreads:
         """The worker has to end: what has not begun waits again, what has is asked to end."""
         self.take_back(line)
         for ticket in list(line.handed):
-            self._desk.ends.end_early(ticket, Status.INTERRUPTED, said)
+            self.desk.ends.end_early(ticket, Status.INTERRUPTED, said)
         if line.worker.thread is None:  # it has died of something, and nothing comes back
             for ticket, handed in list(line.handed.items()):
                 if handed.give_up():
-                    self._desk.ends.asked(ticket, ticket.more())
+                    self.desk.ends.asked(ticket, ticket.more())
             line.handed.clear()
         self._empty(line)
 
@@ -395,8 +385,8 @@ class InThreads:
                 if more.why is None:
                     more.why, more.why_text = Status.INTERRUPTED, said
                 if ticket._status is None:
-                    self._desk.ends.began(ticket, more, handed.started)
-                    self._desk.ends.asked(ticket, more)
+                    self.desk.ends.began(ticket, more, handed.started)
+                    self.desk.ends.asked(ticket, more)
 
 
 def _bare(ticket: Ticket[Any], worker: Worker) -> Any:
@@ -419,7 +409,5 @@ def _tried(ticket: Ticket[Any], worker: Worker) -> Any:
 def _enter(ticket: Ticket[Any]) -> None:
     enter_unmade(ticket)
     more = ticket._more
-    assert more is not None
-    more.thread = threading.get_ident()
-    if (run := more.run) is not None:
-        run.in_thread, run.thread = True, more.thread
+    if more is not None and (run := more.run) is not None:
+        run.in_thread, run.thread = True, threading.get_ident()

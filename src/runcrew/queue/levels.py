@@ -75,6 +75,25 @@ class Levels:
                 self._dead -= 1
         return None
 
+    def pop_plain(self, most: int) -> list[Ticket[Any]]:
+        """Those whose turns come next, at most so many, as long as they are plain jobs of one level."""
+        taken: list[Ticket[Any]] = []
+        if most < 1 or self.first() is None:
+            return taken
+        line = next(line for level in self._order if (line := self._lines[level]))
+        self._picks += 1
+        while line and len(taken) < most:
+            ticket = line[0]
+            if ticket._status is not None:
+                self._dead -= 1
+            elif not ticket._plain:
+                break
+            else:
+                taken.append(ticket)
+            line.popleft()
+        self.count -= len(taken)
+        return taken
+
     def first(self) -> Ticket[Any] | None:
         """Whose turn it would be by urgency; it stays."""
         for level in self._order:

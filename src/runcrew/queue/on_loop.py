@@ -85,7 +85,7 @@ class Carrier:
 
     def _begin_plain(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
         if not self._inline:
-            self.threads.begin(worker, ticket, now)
+            self.threads.begin(worker, ticket)
             return
         if ticket._more is not None:
             self._desk.ends.began(ticket, ticket._more, now)
@@ -201,6 +201,14 @@ class Carrier:
             self._desk.spares.elsewhere(ticket, more, error)
         else:
             ends.put_back(ticket)
+
+    def was_cancelled_from_outside(self, worker: Worker) -> bool:
+        """Whether somebody else has cancelled the task of what this worker has in hand, and it has not ended."""
+        task, work = worker.task, worker.work
+        if task is None or not task.cancelling() or not isinstance(work, Ticket):
+            return False
+        more = work._more
+        return more is None or (more.why is None and more.cut is None)
 
     # --- cutting it short -------------------------------------------------------------------
 

@@ -283,7 +283,10 @@ class Queue(QueueService[R]):
         desk = self.desk
         if desk is None or not desk.open:
             raise self.refusal()
-        return desk.submit(desk.make(fn, args, options))
+        ticket = desk.make(fn, args, options)
+        if desk.has_room(ticket) or desk.make_room(ticket):
+            desk.accept(ticket)
+        return ticket
 
     @overload  # type: ignore[override]
     async def run(  # pyright: ignore[reportIncompatibleMethodOverride] - what a queue runs is what it is given

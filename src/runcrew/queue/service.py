@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from functools import partial
 from collections.abc import Iterator
+from functools import partial
 from typing import Generic, TypeVar
 
 from runcrew.backends import AbandonedCall
@@ -223,6 +223,7 @@ class QueueService(BaseService, Generic[R]):
             named = [stuck.what for stuck in self._life.stuck]
             left = [self._abandoned(given) for given in desk.carrier.threads.left.values()]
             self._life.stuck += tuple(stuck for stuck in left if stuck.what not in named)
+            desk.end()
         super()._end_life()
 
     def _abandoned(self, given: AbandonedCall) -> Stuck:

@@ -129,12 +129,12 @@ class Setup:
         if plain and recipe.is_async and not self.inline:
             raise NotAJob(
                 f"{Job(fn).name} is plain and would run in a thread, with the resource of {recipe.name}, "
-                "which lives on the event loop: write it with `async def`, or say threadsafe=True if the resource may be used anywhere"
+                "which lives on the event loop: write it with `async def`, or say threadsafe=True"
             )
         if not plain and not recipe.is_async:
             raise NotAJob(
                 f"{Job(fn).name} is async and would run on the event loop, with the resource of {recipe.name}, "
-                "which lives in a thread: write it with `def`, or say threadsafe=True if the resource may be used anywhere"
+                "which lives in a thread: write it with `def`, or say threadsafe=True if it may be used on the loop too"
             )
 
     def check_timeout(self, fn: Callable[..., Any]) -> None:

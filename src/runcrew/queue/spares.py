@@ -85,7 +85,8 @@ class Spares:
             return
         self._waiting[ticket] = None
         group.target += 1
-        group.hire()
+        if group.held < group.places:
+            group.hire()  # at once, also where others could not be made: it is told so
         group.settle()
 
     def elsewhere(self, ticket: Ticket[Any], more: More, error: BaseException) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import threading
 from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
@@ -31,14 +32,14 @@ SUCCEEDED: Final = Status.SUCCEEDED
 #: What waits for a ticket's end: a task's future, or somebody's callback.
 Waiter: TypeAlias = "asyncio.Future[None] | Callable[[Any], object]"
 
+_making: Final = threading.Lock()
+
 _log: Final = logging.getLogger("runcrew")
 
 
 class More:
     """What only some tickets need. Class attributes are the defaults."""
 
-    #: Whether there is nothing special in it: it is here because a thread may look at it.
-    bare: bool = False
     run: Run | None = None
     #: The run's number, once somebody has asked.
     number: int | None = None
@@ -83,8 +84,6 @@ class More:
     #: Whether its beginning has been told; and how many resources did not pass the check when it was about to begin.
     told: bool = False
     unfit: int = 0
-    #: The ident of the thread that it is in.
-    thread: int | None = None
 
 
 class Ticket(Generic[T]):
@@ -270,7 +269,10 @@ class Ticket(Generic[T]):
         """Where the rest is kept."""
         more = self._more
         if more is None:
-            more = self._more = More()
+            with _making:  # a job in a thread and the loop may both be the first to ask
+                more = self._more
+                if more is None:
+                    more = self._more = More()
         return more
 
     def _number(self) -> int:
@@ -301,8 +303,8 @@ class Ticket(Generic[T]):
         run.started = self._started if more.first_started is None else more.first_started
         if more.timeout is not None and self._started is not None:
             run.limit = self._started + more.timeout
-        if more.thread is not None:
-            run.in_thread, run.thread = True, more.thread
+        if self._plain and running_loop() is None:  # asked in its thread: by its job, which is under way there
+            run.in_thread, run.thread = True, threading.get_ident()
         return run
 
     def _outcome(self) -> Outcome[T]:
