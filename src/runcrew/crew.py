@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from runcrew import clock
 from runcrew.abc import Backend as BackendContract
@@ -17,20 +17,32 @@ from runcrew.job import Job
 from runcrew.lifecycle import Hooks
 from runcrew.lifecycle.hooks import hooks_of
 from runcrew.policies import Backoff, Concurrency, Dedupe, Options, Rules
+from runcrew.queue import NoResource, Queue, QueueOptions
 from runcrew.supervise import Interval, OneShot, Supervisor
 from runcrew.supervise.decide import OnFailure
 from runcrew.supervise.oneshot import Ready
 from runcrew.supervise.ticks import First, Mode
 from runcrew.workers import Intensity
+from runcrew.workers.resource import Closes, FromAsync, FromAsyncGenerator, FromCall, FromGenerator, FromIterator
 
 F = TypeVar("F", bound=Callable[[], Any])
 H = TypeVar("H", bound=Callable[[], Any])
+R = TypeVar("R")
+C = TypeVar("C", bound=Closes)
 
 
 class Unset(Enum):
     """Says that an option was not given, so that the crew's own value holds. None means none."""
 
     UNSET = "as the crew says"
+
+
+class CrewQueueOptions(QueueOptions, total=False):
+    """The options of `crew.queue` that do not depend on its resource: those of a Queue, and its place in the crew."""
+
+    #: Names of children that must be ready before its resources are made, and stop after it.
+    depends_on: Sequence[str]
+    on_failure: OnFailure | None
 
 
 class Crew(Supervisor):
@@ -60,13 +72,15 @@ class Crew(Supervisor):
         loop_block: Duration | None = "500ms",
     ) -> None:
         """timeout, deadline, backend: for every job that does not say it itself; a job says `timeout=None` for none.
-        middleware: around every job; a job's own goes inside.
+        middleware: around every job; a job's own goes inside. (What of these holds for queues: see `queue`.)
 
         loop_block: a call that keeps the event loop busy for longer than this is reported with its job's
             name and stack, in the log and as `events.LoopBlocked`; None: no watching.
         on_failure: for children that do not say it themselves. None: "restart" for intervals, "stop" for all others.
-        intensity, backoff, keep_open, stop_timeout and the hooks: see `Supervisor`. At a stop the children
-            stop together, each after those that depend on it.
+        intensity, backoff, keep_open, stop_timeout and the hooks: see `Supervisor`.
+
+        Queues are ready before the other children start. At a stop those stop first, all together, each after
+        those that depend on it; then the queues, which take what is submitted until then. `depends_on` beats that.
         Raises ConfigError for bad values.
         """
         super().__init__(
@@ -184,6 +198,91 @@ class Crew(Supervisor):
 
         return declare
 
+    @overload
+    def queue(self, name: str, *, resource: None = None, **options: Unpack[CrewQueueOptions]) -> Queue[NoResource]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        resource: FromGenerator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewQueueOptions],
+    ) -> Queue[R]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        resource: FromAsyncGenerator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewQueueOptions],
+    ) -> Queue[R]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        resource: FromAsync[R],
+        destroy: Callable[[R], object] | None = ...,
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewQueueOptions],
+    ) -> Queue[R]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        resource: FromCall[C],
+        destroy: Callable[[C], object] | None,
+        check: Callable[[C], object] | None = ...,
+        **options: Unpack[CrewQueueOptions],
+    ) -> Queue[C]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        resource: FromIterator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewQueueOptions],
+    ) -> Queue[R]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        resource: FromCall[R],
+        destroy: Callable[[R], object] | None = ...,
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewQueueOptions],
+    ) -> Queue[R]: ...
+
+    def queue(self, name: str, **options: Any) -> Queue[Any]:
+        """A queue as a child; it is given back, for `submit` and `run`. See `Queue` for the options.
+
+        The crew's timeout, deadline and middleware hold for its jobs as for all others; the crew's `backend` only
+        where it has no resource, since a resource says where its jobs run.
+        depends_on: children that must be ready before its workers open their resources, and that stop after it.
+        on_failure: for when it fails for good: its resource can never be made, or a spare one could not at the start.
+
+        It never ends by itself, so that a crew with a queue runs until it is stopped.
+        Raises ConfigError for bad options and a name that is taken.
+        """
+        place = {key: options.pop(key) for key in ("depends_on", "on_failure") if key in options}
+        given = self._with_defaults(options)
+        if options.get("resource") is not None and "backend" not in options:
+            del given["backend"]
+        queue: Queue[Any] = Queue(name, **given)
+        self.add(queue, **place)
+        return queue
+
     def on_stopping(self, hook: H) -> H:
         """Decorator: call this when a stop begins, before anything is cancelled. Async, or plain in a thread."""
         self._stopping_hooks += hooks_of(hook, "on_stopping")
@@ -200,6 +299,11 @@ class Crew(Supervisor):
         return {**defaults, **given, "middleware": (*self._middleware, *given.get("middleware", ()))}
 
     # --- the crew's own life ------------------------------------------------------------------
+
+    def _serves(self, service: Service) -> bool:
+        if isinstance(service, Supervisor):  # one of queues alone is like a queue
+            return len(service) > 0 and all(self._serves(service[name]) for name in service)
+        return isinstance(service, Queue)
 
     def _launch(self) -> bool:
         if self._guard is not None:

@@ -92,7 +92,7 @@ def _check(service: object) -> None:
 async def _run(service: BaseService, grace: float) -> Exit:
     with _signals(service, grace):
         try:
-            await service.run()
+            await BaseService.run(service)  # a queue has a run() of its own, for what it is given
         except Exception as error:
             _log.error("%s failed: %s", service.name, brief(error), exc_info=error)
     return _judge(service.report)

@@ -8,7 +8,7 @@ begins after that does not.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -147,6 +147,34 @@ def crew(name: str, ending: Ending, heard: list[str]) -> rc.Crew:
     return made
 
 
+def queue(name: str, ending: Ending, heard: list[str]) -> rc.Queue[None]:
+    """A queue whose one resource is the work. No queue ends by itself: here a timer of the resource ends it.
+
+    Well by a stop from inside, with an error as a resource does that can never be made.
+    """
+
+    def end() -> None:
+        loop, error = asyncio.get_running_loop(), ending.error
+        if error is None or isinstance(error, rc.Done | rc.StopTree):
+            made._life.stop_tree = isinstance(error, rc.StopTree)
+            heard_of.append(loop.create_task(made.stop()))
+        else:
+            made.fail(error)
+
+    async def resource() -> AsyncGenerator[None]:
+        await asyncio.sleep(ending.ready_after)
+        heard.append(f"{name} begins")
+        timer = None if ending.after is None else asyncio.get_running_loop().call_later(ending.after, end)
+        yield
+        if timer is not None:
+            timer.cancel()
+        heard.append(f"{name} ends")
+
+    heard_of: list[asyncio.Task[Any]] = []
+    made = rc.Queue(name, resource=resource)
+    return made
+
+
 class OwnDoor(BaseService):
     """The least that a subclass of BaseService says of its work."""
 
@@ -224,6 +252,7 @@ SERVICES: Final = (
     ServiceKind("Interval", interval),
     ServiceKind("Supervisor", supervisor),
     ServiceKind("Crew", crew),
+    ServiceKind("Queue", queue),
     ServiceKind("a subclass", OwnDoor),
     ServiceKind("a foreign one", Foreign, ours=False),
     ServiceKind("a foreign one with kill", Killable, ours=False),

@@ -10,6 +10,7 @@ from kinds import SERVICES, Ending, ServiceKind
 
 import runcrew as rc
 from runcrew import abc, events
+from runcrew.lifecycle import BaseService
 
 pytestmark = pytest.mark.virtual
 
@@ -251,7 +252,7 @@ async def test_its_own_good_end(kind: ServiceKind) -> None:
     reports = await asyncio.gather(service.wait(), service.wait(), service.stop())
     assert all(report is service.report for report in reports)
     again = kind.make("again", Ending(3), [])
-    assert (await again.run()).clean
+    assert (await BaseService.run(again)).clean
     assert rc.State.STOPPED is again.state
 
 
@@ -261,7 +262,7 @@ async def test_its_own_failure(kind: ServiceKind) -> None:
     error = OSError("mine")
     service = kind.make("it", Ending(1, error), [])
     with pytest.raises((OSError, ExceptionGroup)) as caught:
-        await service.run()
+        await BaseService.run(service)
     assert [error] == flat(caught.value)
     assert rc.State.FAILED is service.state
     for _ in range(2):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runcrew.errors import ConfigError
-from runcrew.supervise.graph import check, find_cycle, stop_after
+from runcrew.supervise.graph import check, find_cycle, stop_after, with_phases
 
 
 @st.composite
@@ -97,3 +97,56 @@ def test_without_dependencies_the_last_added_stops_first() -> None:
     graph: dict[str, list[str]] = {"a": [], "b": [], "c": []}
     assert [["c"], ["b"], ["a"]] == stopping_order(graph, one_by_one=True)
     assert [["a", "b", "c"]] == stopping_order(graph, one_by_one=False)
+
+
+# --- phases -----------------------------------------------------------------------------------
+
+
+def closure(graph: dict[str, list[str]], start: str) -> set[str]:
+    """All that a name depends on, in however many steps, and itself."""
+    return {start}.union(*(closure(graph, need) for need in graph[start]))
+
+
+def test_whoever_does_not_serve_depends_on_all_that_do() -> None:
+    """Those that serve stop when all others have, and start before them."""
+    graph: dict[str, list[str]] = {"poll": [], "db": [], "mail": ["db"], "sweep": []}
+    phases = with_phases(graph, ["db", "mail"])
+    assert {"poll": ["db", "mail"], "db": [], "mail": ["db"], "sweep": ["db", "mail"]} == phases
+    assert [["poll", "sweep"], ["mail"], ["db"]] == stopping_order(phases, one_by_one=False)
+
+
+def test_what_was_said_beats_the_phases() -> None:
+    """What one that serves depends on outlives it, in however many steps."""
+    graph: dict[str, list[str]] = {"base": [], "migrate": ["base"], "db": ["migrate"], "mail": [], "poll": []}
+    phases = with_phases(graph, ["db", "mail"])
+    assert ["mail"] == phases["base"]
+    assert [["poll"], ["db"], ["migrate"], ["base"], ["mail"]] == stopping_order(phases, one_by_one=False)
+
+
+def test_two_that_serve_on_top_of_one_each() -> None:
+    """Where everybody waiting for everybody would be a circle, the first one is waited for."""
+    graph: dict[str, list[str]] = {"a": [], "b": [], "qa": ["a"], "qb": ["b"]}
+    phases = with_phases(graph, ["qa", "qb"])
+    assert {"a": [], "b": ["qa"], "qa": ["a"], "qb": ["b"]} == phases
+
+
+@given(acyclic(), st.data())
+def test_phases_bring_no_circle_and_drop_nothing(graph: dict[str, list[str]], data: st.DataObject) -> None:
+    """Everything that was said stands; all else waits for each that serves, or is what that one depends on."""
+    serving = [name for name in graph if data.draw(st.booleans())]
+    phases = with_phases(graph, serving)
+    assert [] == find_cycle(phases)
+    assert list(graph) == list(phases)
+    for name, needs in graph.items():
+        assert needs == phases[name][: len(needs)]
+        assert len(phases[name]) == len(set(phases[name]))
+        if name in serving:
+            assert needs == phases[name]
+        else:
+            assert all(server in closure(phases, name) or name in closure(phases, server) for server in serving)
+
+
+@given(acyclic())
+def test_without_anybody_who_serves_there_are_no_phases(graph: dict[str, list[str]]) -> None:
+    """Then nothing follows."""
+    assert graph == with_phases(graph, [])

@@ -44,6 +44,8 @@ class Child:
         self.service = service
         self.name = name
         self.depends_on = tuple(depends_on)
+        #: Whom it waits for before it starts: those that it depends on, and those of an earlier phase.
+        self.starts_after: Sequence[str] = self.depends_on
         self.on_failure: OnFailure = on_failure
         #: The task that starts it and waits for its end; and what takes the child away again.
         self.task: asyncio.Task[End] | None = None

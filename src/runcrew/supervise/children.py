@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from runcrew.abc import Service
 from runcrew.errors import AlreadyStarted, ConfigError
 from runcrew.lifecycle import BaseService
 from runcrew.supervise.child import Census, Child
-from runcrew.supervise.graph import check, check_circle
+from runcrew.supervise.graph import check, check_circle, with_phases
 
 _log: Final = logging.getLogger("runcrew")
 
@@ -18,9 +18,13 @@ _log: Final = logging.getLogger("runcrew")
 class Children(dict[str, Child]):
     """Children by name, in the order of adding."""
 
-    def __init__(self, of: BaseService) -> None:
+    def __init__(self, of: BaseService, serves: Callable[[Service], bool]) -> None:
+        """serves: whether a child is there for the others, and so up before them and stopped after them."""
         super().__init__()
         self._of = of
+        self._serves = serves
+        #: Those that serve, as far as is known in this life.
+        self._servers: dict[str, None] = {}
         self.census = Census()
         self._by_service: dict[int, Child] = {}
 
@@ -32,6 +36,7 @@ class Children(dict[str, Child]):
         child = self[name]
         child.end()  # it counts no longer
         del self._by_service[id(child.service)]
+        self._servers.pop(name, None)
         super().__delitem__(name)
 
     def named(self, name: str) -> Child:
@@ -53,6 +58,25 @@ class Children(dict[str, Child]):
     def graph(self) -> dict[str, Sequence[str]]:
         """Who depends on whom; without those that are being removed."""
         return {name: child.depends_on for name, child in self.items() if child.removal is None}
+
+    def in_phases(self) -> dict[str, list[str]]:
+        """The same, and what follows from phases."""
+        self._servers = {name: None for name, child in self.items() if self._serves(child.service)}
+        graph = self.graph()
+        return with_phases(graph, [name for name in self._servers if name in graph])
+
+    def place_all(self) -> None:
+        """Say of each child whom it waits for before it starts."""
+        for name, needs in self.in_phases().items():
+            self[name].starts_after = needs
+
+    def place_last(self, child: Child) -> None:
+        """The same for one that has just been added while the others live: nobody waits for it."""
+        if self._serves(child.service):
+            self._servers[child.name] = None
+            child.starts_after = child.depends_on
+        else:
+            child.starts_after = (*child.depends_on, *self._servers)
 
     def check(self) -> None:
         """Raise ConfigError where a dependency is not there, or dependencies go in a circle."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import pairwise
 
@@ -53,6 +53,34 @@ def _walk(graph: Graph, start: str, cleared: dict[str, bool]) -> list[str]:
         elif need not in cleared:
             way[need] = iter(graph[need])
     return []
+
+
+def with_phases(graph: Graph, serving: Iterable[str]) -> dict[str, list[str]]:
+    """The graph, and what follows from phases: whoever does not serve the others depends on all that do.
+
+    What was said beats what only follows: one that serves may itself depend on one that does not, in however many
+    steps, and then that one does not depend on it. So the graph stays free of circles.
+    """
+    needs_of = {name: list(needs) for name, needs in graph.items()}
+    servers = dict.fromkeys(serving)
+    for server in servers:
+        before = _all_below(needs_of, server)
+        for name, needs in needs_of.items():
+            if name not in servers and name not in before and server not in needs:
+                needs.append(server)
+    return needs_of
+
+
+def _all_below(graph: Graph, start: str) -> dict[str, None]:
+    """All names that this one depends on, in however many steps, and itself."""
+    found = {start: None}
+    left = [start]
+    while left:
+        for need in graph[left.pop()]:
+            if need not in found:
+                found[need] = None
+                left.append(need)
+    return found
 
 
 def stop_after(graph: Graph, *, one_by_one: bool) -> dict[str, list[str]]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from runcrew.supervise.child import Child
 from runcrew.supervise.children import Children
 from runcrew.supervise.decide import End, OnFailure, StopAll, check_on_failure, on_child_end
 from runcrew.supervise.graph import stop_after
+from runcrew.supervise.stats import SupervisorStats as SupervisorStats
 from runcrew.workers import Intensity, Restart, Restarts
 from runcrew.workers.restart import DEFAULT_BACKOFF
 
@@ -36,18 +36,6 @@ _log: Final = logging.getLogger("runcrew")
 #: So many permanent errors are kept, the first ones: what runs for ever with children that come, fail and go
 #: needs no more memory for that. The others are counted, and have been logged.
 KEPT: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorStats:
-    """A snapshot of a supervisor. `restarts` counts by child; `children` holds the stats of those that give any."""
-
-    name: str
-    state: State
-    generation: int
-    restarts: Mapping[str, int]
-    children: Mapping[str, Any]
-    error: BaseException | None
 
 
 class Supervisor(BaseService):
@@ -88,7 +76,7 @@ class Supervisor(BaseService):
         self._backoff = DEFAULT_BACKOFF if backoff is None else checked(backoff)
         self._keep_open = keep_open
         self._stop_timeout = seconds(stop_timeout, "stop_timeout")
-        self._children = Children(self)
+        self._children = Children(self, self._serves)
         for child in children:
             self.add(child)
 
@@ -100,6 +88,10 @@ class Supervisor(BaseService):
 
     #: Whether a stop takes all children at once, or one by one in reverse order of adding.
     _stop_together = False
+
+    def _serves(self, service: Service) -> bool:
+        """Whether it is there for the others: up before those that are not, and stopped when they have ended."""
+        return False
 
     # --- the children -------------------------------------------------------------------
 
@@ -134,6 +126,7 @@ class Supervisor(BaseService):
         child.adopt(self)
         if self._state.alive:
             child.new_life(Restarts(self._intensity, self._backoff))
+            self._children.place_last(child)
             self._start(child)
         return service
 
@@ -217,6 +210,7 @@ class Supervisor(BaseService):
         self.check()
         for child in self._children.values():
             child.new_life(Restarts(self._intensity, self._backoff))
+        self._children.place_all()
         if not self._children:
             self._check_quiet()
             return True
@@ -234,10 +228,12 @@ class Supervisor(BaseService):
         child.task.add_done_callback(partial(self._ended, child), context=self._context)
 
     async def _live(self, child: Child) -> End:
-        for need in child.depends_on:
-            other = self._children[need]
+        for need in child.starts_after:
+            other = self._children.get(need)  # one that only comes earlier may have been removed
+            if other is None:
+                continue
             await other.up.wait()
-            if not other.ready:
+            if not other.ready and need in child.depends_on:
                 _log.warning("%s: %s never starts, as %s did not become ready", self.name, child.name, need)
                 self._never_started += 1
                 return End.WELL
@@ -386,11 +382,14 @@ class Supervisor(BaseService):
             self._dismiss(child)
 
     def _begin_drain(self) -> None:
-        after = stop_after(self._children.graph(), one_by_one=not self._stop_together)
+        after = stop_after(self._children.in_phases(), one_by_one=not self._stop_together)
         turns = {name: Latch() for name in after}
+        removed = [child.gone for child in self._children.values() if child.removal is not None]
         for name, others in after.items():
-            first = [turns[other] for other in others]
-            self._help(self._stop_in_turn(self._children[name], first, turns[name]), f"stop-{name}")
+            child, first = self._children[name], [turns[other] for other in others]
+            if self._serves(child.service):
+                first += removed  # what is on its way out is served to its end as well
+            self._help(self._stop_in_turn(child, first, turns[name]), f"stop-{name}")
         self._check_quiet()
 
     async def _stop_in_turn(self, child: Child, first: Sequence[Latch], over: Latch) -> None:
