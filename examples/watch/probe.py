@@ -1,4 +1,4 @@
-"""Asks one URL, once: plain blocking code, which runcrew runs in a thread."""
+"""Asks one URL, once: plain blocking code, which a queue runs in a thread of its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(url: str, timeout: float) -> tuple[int, float]:
     """The status of the answer, and how many milliseconds it took.
 
     timeout: seconds that the socket may be silent. A server that sends a byte now and then can take longer:
-    against that there is the timeout of the job.
+    against that there is the deadline of the run.
     """
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

@@ -1,15 +1,14 @@
-"""Keeps every result in a SQLite file."""
+"""Keeps every result in a SQLite file: what a worker of the queue owns, and what its jobs do with that."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +25,25 @@ create table if not exists result (
     error text                 -- null: a good one
 );
 create index if not exists result_target on result (target, at);
+create table if not exists alert (
+    at real not null,
+    target text not null,
+    said text not null
+);
 """
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of asking once."""
+
+    target: str
+    run: str
+    attempt: int
+    status: int | None = None
+    ms: float | None = None
+    error: str | None = None
+    at: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -37,58 +54,53 @@ class Row:
     ok: int
     failed: int
     retried: int
+    alerts: int
     p50: float | None
 
 
 class Store:
-    """One connection for all threads, behind a lock. `open` it first."""
+    """The file. `prepare` it before anybody connects."""
 
     def __init__(self, path: Path | None = None) -> None:
         """path: the file, made where there is none; None: a temporary one. Raises rc.ConfigError for a bad one."""
         self.path = path
-        self._lock = threading.Lock()
-        self._db: sqlite3.Connection | None = None
+        self._prepared = False
         if path is not None:
             self._check(path)
 
-    def open(self) -> Path:
-        """Connect, and bring the tables up to date. The path that it is at."""
+    def prepare(self) -> Path:
+        """Bring the tables up to date. The path that they are at."""
         if self.path is None:
             self.path = Path(tempfile.mkdtemp(prefix="runcrew-watch-")) / "watch.db"
-        with self._lock:
-            if self._db is None:
-                # The lock lets one thread in at a time, which is what check_same_thread is there for.
-                self._db = sqlite3.connect(self.path, check_same_thread=False)
-                self._db.execute("pragma journal_mode=wal")  # others may read it in the meantime
-                self._db.executescript(SCHEMA)
+        with closing(sqlite3.connect(self.path)) as db:
+            db.execute("pragma journal_mode=wal")  # others may read it in the meantime
+            db.executescript(SCHEMA)
+        self._prepared = True
         return self.path
 
-    def add(self, target: str, run: rc.Run, *, status: int | None, ms: float | None, error: str | None = None) -> None:
-        """Keep one result. After `close` nothing happens: it is from a thread that came too late."""
-        with self._lock:
-            if self._db is not None:
-                row = (time.time(), target, run.id, run.attempt, status, ms, error)
-                self._db.execute("insert into result values (?, ?, ?, ?, ?, ?, ?)", row)
-                self._db.commit()
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """For `resource=`: each worker opens its own, in its own thread, and closes it there when it leaves.
 
-    def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+        SQLite insists on that thread, and `with` on a connection would only end a transaction.
+        """
+        assert self.path is not None
+        db = sqlite3.connect(self.path, timeout=5)  # so long it waits while another connection writes
+        yield db
+        db.close()
 
     def summary(self) -> Iterator[Row]:
         """What has come of each target, as the file says it."""
-        with self._lock:
-            if self._db is None:
-                return
-            rows = self._db.execute("select target, attempt, ms, error from result order by target").fetchall()
+        if not self._prepared or self.path is None:
+            return
+        with closing(sqlite3.connect(self.path)) as db:
+            rows = db.execute("select target, attempt, ms, error from result order by target").fetchall()
+            alerts = dict(db.execute("select target, count(*) from alert group by target").fetchall())
         for target in dict.fromkeys(row[0] for row in rows):
             mine = [row for row in rows if row[0] == target]
             good = [ms for _, _, ms, error in mine if error is None]
             retried = sum(attempt > 1 for _, attempt, _, _ in mine)
-            yield Row(target, len(good), len(mine) - len(good), retried, median(good) if good else None)
+            p50 = median(good) if good else None
+            yield Row(target, len(good), len(mine) - len(good), retried, alerts.get(target, 0), p50)
 
     @staticmethod
     def _check(path: Path) -> None:
@@ -107,3 +119,26 @@ class Store:
         finally:
             if not present and os.path.lexists(path):
                 path.unlink()  # it is only made when the work begins
+
+
+# --- what the jobs of the queue do with a connection -------------------------------------------
+
+
+def add(db: sqlite3.Connection, result: Result) -> None:
+    """Keep one result."""
+    with db:  # a transaction
+        db.execute(
+            "insert into result values (?, ?, ?, ?, ?, ?, ?)",
+            (result.at, result.target, result.run, result.attempt, result.status, result.ms, result.error),
+        )
+
+
+def add_alert(db: sqlite3.Connection, target: str, said: str) -> None:
+    """Keep one alert."""
+    with db:
+        db.execute("insert into alert values (?, ?, ?)", (time.time(), target, said))
+
+
+def is_healthy(error: Exception) -> bool:
+    """For `healthy=`: an error of SQLite makes its connection suspect. It is replaced, and the job done again."""
+    return not isinstance(error, sqlite3.Error)

@@ -1,4 +1,4 @@
-"""Watches HTTP endpoints: polls them, retries by rules, restarts what fails, stores every result.
+"""Watches HTTP endpoints: polls them, retries by rules, restarts what fails, stores every result through a queue.
 
     python watch.py --for 10s
     python watch.py https://example.org/
@@ -11,17 +11,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import functools
 import http.client
 import logging
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import probe
-from store import Store
+import store
 from targets import Target, read_targets, target_of
 
 import runcrew as rc
@@ -100,19 +100,65 @@ class Servers:
             raise rc.Done("twice is enough")  # a job that raises this is not run again, and has not failed
 
 
-def poll(target: Target, timeout: float, ports: dict[str, int], store: Store) -> None:
-    """Ask once, keep what came of it, and tell it. A plain function: it runs in a thread."""
-    run = rc.current_run()
-    try:
-        # The socket gives up earlier than runcrew does, so that no thread has to be abandoned.
-        status, ms = probe.ask(target.url.format(**ports), timeout * 0.8)
-    except Exception as error:
-        answered = error.status if isinstance(error, probe.BadStatus) else None
-        store.add(target.name, run, status=answered, ms=None, error=f"{type(error).__name__}: {error}")
-        raise  # what follows from that is for the rules to say
-    store.add(target.name, run, status=status, ms=ms)
-    retried = f"  (attempt {run.attempt})" if run.attempt > 1 else ""
-    say(f"{target.name:<12} {status}  {ms:7.1f} ms{retried}")
+class Watched:
+    """One target, and how it has done lately."""
+
+    #: So many attempts in a row have to fail before it counts as down.
+    patience = 2
+
+    def __init__(
+        self,
+        target: Target,
+        ports: dict[str, int],
+        probes: rc.Queue[rc.NoResource],
+        results: rc.Queue[sqlite3.Connection],
+    ) -> None:
+        self.target, self.ports = target, ports
+        self.timeout = seconds(target.timeout, "timeout", zero=False)
+        self.probes, self.results = probes, results
+        self.failures = 0
+
+    async def poll(self) -> None:
+        """Ask once, and keep what came of it."""
+        run, name = rc.current_run(), self.target.name
+        url = self.target.url.format(**self.ports)
+        try:
+            # The socket gives up earlier than runcrew does, so that no thread has to be abandoned.
+            status, ms = await self.probes.run(probe.ask, url, self.timeout * 0.8, deadline=self.timeout)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            self.failures += 1
+            if self.failures == self.patience:
+                await self.alert(f"down: {said}")
+            answered = error.status if isinstance(error, probe.BadStatus) else None
+            await self.results.run(keep, store.Result(name, run.id, run.attempt, answered, error=said))
+            raise  # what follows from that is for the rules to say
+        if self.failures >= self.patience:
+            await self.alert("up again")
+        self.failures = 0
+        # `run` waits until it is stored, and raises what the job raises.
+        await self.results.run(keep, store.Result(name, run.id, run.attempt, status, ms))
+
+    async def alert(self, said: str) -> None:
+        """Tell that it has gone down or come up, before anything that is less urgent.
+
+        `submit` does not wait for it. What was accepted is done all the same, also if we are told to stop now.
+        """
+        await self.results.submit(keep_alert, self.target.name, said, priority=rc.HIGH)
+
+
+def keep(db: sqlite3.Connection, result: store.Result) -> None:
+    """Store a result, and tell it if it is a good one. Runs in the thread of a worker, with the worker's connection."""
+    store.add(db, result)
+    if result.error is None:
+        retried = f"  (attempt {result.attempt})" if result.attempt > 1 else ""
+        say(f"{result.target:<12} {result.status}  {result.ms:7.1f} ms{retried}")
+
+
+def keep_alert(db: sqlite3.Connection, target: str, said: str) -> None:
+    """Store an alert, and tell it."""
+    store.add_alert(db, target, said)
+    say(f"{target:<12} {said}")
 
 
 def say(line: str) -> None:
@@ -141,7 +187,7 @@ def build(
     watched = read_targets(targets or HERE / "targets.toml", builtin=Servers.names)
     for url in urls:
         watched.append(target_of(url, [target.name for target in watched]))
-    servers, store = Servers(), Store(db)
+    servers, file = Servers(), store.Store(db)
 
     # A child that fails is restarted after a pause that grows with its failures. Endpoints may be down for
     # long, so the crew bears more failures than by default before it gives up.
@@ -153,7 +199,20 @@ def build(
 
     @crew.oneshot(ready="succeeded")  # what depends on it starts when it is done
     def migrate() -> None:
-        log.info("results go to %s", store.open())
+        log.info("results go to %s", file.prepare())
+
+    # Queues are ready before anything else starts, but for what they depend on. At a stop they take what comes
+    # until everything else has ended, and then finish what they have taken.
+    results = crew.queue(
+        "results",
+        resource=file.connection,
+        workers=2,
+        healthy=store.is_healthy,
+        deadline="10s",  # what cannot be stored by then is told to whoever wants it stored
+        depends_on=["migrate"],
+    )
+    # One thread for each target, so that none waits for another. One that hangs is replaced, a few times over.
+    probes = crew.queue("probes", workers=len(watched), max_abandoned=8 * len(watched))
 
     if any("{" in target.url for target in watched):
         crew.add(rc.OneShot(servers.serve, name="servers", ready="signal", on_failure="restart"))
@@ -162,11 +221,10 @@ def build(
 
     for target in watched:
         with blame(target.place):
-            timeout = seconds(target.timeout, "timeout", zero=False)
-            job = functools.partial(poll, target, timeout, servers.ports, store)
+            job = Watched(target, servers.ports, probes, results).poll
             crew.add(
-                rc.Interval(job, target.every, name=target.name, timeout=timeout, retry=RULES),
-                depends_on=["migrate", "servers"] if "{" in target.url else ["migrate"],
+                rc.Interval(job, target.every, name=target.name, retry=RULES),
+                depends_on=["servers"] if "{" in target.url else [],
                 on_failure="restart",
             )
 
@@ -180,10 +238,10 @@ def build(
 
     @crew.on_stopped  # when all of the above has ended, however it ended
     def summary() -> None:
-        for row in store.summary():
+        for row in file.summary():
             p50 = "none" if row.p50 is None else f"{row.p50:.1f} ms"
-            say(f"{row.target:<12} {row.ok} ok, {row.failed} failed, {row.retried} retried, p50 {p50}")
-        store.close()
+            told = f"{row.ok} ok, {row.failed} failed, {row.retried} retried, {row.alerts} alerts, p50 {p50}"
+            say(f"{row.target:<12} {told}")
 
     return crew
 

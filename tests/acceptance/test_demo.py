@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ pytestmark = [pytest.mark.realtime, pytest.mark.timeout(300)]
 Start = Callable[..., Any]
 
 RESULT = r"^\d\d:\d\d:\d\d (steady|flaky) +200 +\d+\.\d ms"
+ALERT = r"^\d\d:\d\d:\d\d (\S+) +(down: .*|up again)$"
 
 
 def is_gone(demo: Any) -> None:
@@ -59,20 +62,27 @@ def test_the_summary_is_what_the_file_says(start: Start, tmp_path: Path) -> None
     demo = start("demo", "--no-chaos", "--db", "watch.db")
     for target in ("steady", "flaky"):
         demo.wait_for(rf" {target} +200 ", times=2)
+    demo.wait_for(ALERT, times=2)
     demo.signal()
     assert 0 == demo.end(), demo.said
     with sqlite3.connect(tmp_path / "watch.db") as db:
         rows = db.execute("select target, attempt, status, ms, error from result").fetchall()
+        alerts = db.execute("select target, said from alert order by at").fetchall()
     db.close()
     assert not (tmp_path / "watch.db-wal").exists(), "closed, and so nothing is left beside it"
     told = {
-        line.split()[1]: [int(n) for n in re.findall(r"(\d+) (?:ok|failed|retried)", line)] for line in demo.out[-2:]
+        line.split()[1]: [int(n) for n in re.findall(r"(\d+) (?:ok|failed|retried|alerts)", line)]
+        for line in demo.out[-2:]
     }
     for target in ("steady", "flaky"):
         mine = [row for row in rows if row[0] == target]
         good = [row for row in mine if row[4] is None]
-        assert [len(good), len(mine) - len(good), len([row for row in mine if row[1] > 1])] == told[target]
+        fell_or_rose = [said for name, said in alerts if name == target]
+        assert [len(good), len(mine) - len(good), len([row for row in mine if row[1] > 1]), len(fell_or_rose)] == told[
+            target
+        ]
         assert len(good) == len([line for line in demo.out if re.search(RESULT, line) and target in line])
+    assert sorted(alerts) == sorted(match.groups() for line in demo.out if (match := re.search(ALERT, line)))
     assert "chaos" not in demo.said
     assert 1 == len(demo.servers())
 
@@ -87,6 +97,29 @@ def test_a_signal_ends_it_well(start: Start, number: signal.Signals) -> None:
     is_gone(demo)
     assert f"{number.name}: draining" in demo.said
     assert "watch stopped in" in demo.said
+
+
+def test_a_second_signal_cuts_short(start: Start, tmp_path: Path) -> None:
+    """A poll of a server that never answers holds the drain up; a second signal ends that, and says what hung."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        file = tmp_path / "mine.toml"
+        file.write_text(
+            f'[[target]]\nname = "silent"\nurl = "{url}"\ntimeout = "1h"\n'
+            '[[target]]\nname = "steady"\nurl = "http://127.0.0.1:{steady}/"\nevery = "100ms"\n'
+        )
+        demo = start("demo", "--no-chaos", "--targets", str(file), "--db", "watch.db")
+        demo.wait_for(RESULT, times=3)
+        demo.signal()
+        demo.wait_for("SIGTERM: draining")
+        demo.signal()
+        assert 3 == demo.end(), demo.said
+    is_gone(demo)
+    assert "SIGTERM again: killing" in demo.said
+    assert "the abandoned thread" in demo.said
+    with closing(sqlite3.connect(tmp_path / "watch.db")) as db:
+        stored = db.execute("select count(*) from result").fetchone()[0]
+    assert stored == len([line for line in demo.out if re.search(RESULT, line)])
 
 
 def test_ctrl_c_in_a_terminal_reaches_only_the_demo(start: Start) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import socket
 import sqlite3
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import runcrew as rc
-from runcrew.job import Job
+from runcrew.events import Restarted
 
 Load = Callable[[str], ModuleType]
 GOOD = '[[target]]\nname = "a"\nurl = "http://h/"\n'
@@ -59,7 +62,7 @@ def test_the_default_targets_are_good(watch: ModuleType) -> None:
     """The packaged targets.toml can be watched as it is."""
     crew = watch.crew()
     crew.check()
-    assert {"migrate", "servers", "chaos", "steady", "flaky"} == {*crew}
+    assert {"migrate", "results", "probes", "servers", "chaos", "steady", "flaky"} == {*crew}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_bad_spans_are_told_with_the_place(watch: ModuleType, tmp_path: Path, li
     assert str(caught.value).startswith(f"{file}:5: {words}")
 
 
-@pytest.mark.parametrize("name", ["a", "migrate", "timer"])
+@pytest.mark.parametrize("name", ["a", "migrate", "results", "timer"])
 def test_two_targets_with_one_name_are_refused(watch: ModuleType, tmp_path: Path, name: str) -> None:
     """A name that is taken, by another target or by the program itself, is refused with the line of the second."""
     file = tmp_path / "t.toml"
@@ -267,67 +270,49 @@ def test_gone_is_final(watch: ModuleType) -> None:
 # --- keeping ------------------------------------------------------------------------------------
 
 
-def a_run(attempt: int = 1) -> rc.Run:
-    """A run as a job sees it."""
-    run = rc.Run(Job(print))
-    run.attempt = attempt
-    return run
+@pytest.fixture
+def store(example: Load) -> ModuleType:
+    """The module that keeps what came of it."""
+    return example("watch/store.py")
 
 
-def test_results_are_kept_and_summed_up(example: Load, tmp_path: Path) -> None:
-    """What goes in comes out, summed up by target, also by another connection."""
-    store = example("watch/store.py").Store(tmp_path / "w.db")
-    assert [] == list(store.summary())
-    store.open()
-    store.add("b", a_run(), status=200, ms=3.0)
-    store.add("a", a_run(), status=500, ms=None, error="BadStatus: 500")
-    store.add("a", a_run(2), status=200, ms=1.0)
-    store.add("a", a_run(), status=200, ms=2.0)
-    rows = [(row.target, row.ok, row.failed, row.retried, row.p50) for row in store.summary()]
-    store.close()
-    store.close()
-    assert [("a", 2, 1, 1, 1.5), ("b", 1, 0, 0, 3.0)] == rows
-    db = sqlite3.connect(tmp_path / "w.db")
-    assert 4 == db.execute("select count(*) from result").fetchone()[0]
-    db.close()
+def result(store: ModuleType, target: str, ms: float | None = None, attempt: int = 1) -> Any:
+    """A result; a bad one where it took no time."""
+    return store.Result(target, "run", attempt, 200 if ms else 500, ms, None if ms else "BadStatus: 500")
 
 
-def test_a_late_thread_writes_nothing(example: Load, tmp_path: Path) -> None:
-    """After it is closed nothing is written, and nothing is raised at whom nobody hears."""
-    store = example("watch/store.py").Store(tmp_path / "w.db")
-    store.open()
-    store.close()
-    store.add("a", a_run(), status=200, ms=1.0)
-    assert [] == list(store.summary())
+def test_results_are_kept_and_summed_up(store: ModuleType, tmp_path: Path) -> None:
+    """What goes in comes out, summed up by target, over all connections."""
+    file = store.Store(tmp_path / "w.db")
+    assert [] == list(file.summary())
+    assert tmp_path / "w.db" == file.prepare()
+    with contextmanager(file.connection)() as one, contextmanager(file.connection)() as two:
+        store.add(one, result(store, "b", 3.0))
+        store.add(two, result(store, "a"))
+        store.add(one, result(store, "a", 1.0, attempt=2))
+        store.add(two, result(store, "a", 2.0))
+        store.add_alert(one, "a", "down")
+    rows = [(row.target, row.ok, row.failed, row.retried, row.alerts, row.p50) for row in file.summary()]
+    assert [("a", 2, 1, 1, 1, 1.5), ("b", 1, 0, 0, 0, 3.0)] == rows
+    assert ["w.db"] == [path.name for path in tmp_path.iterdir()], "closed, and so nothing is left beside it"
 
 
-def test_threads_may_write_together(example: Load, tmp_path: Path) -> None:
-    """Results from many threads at once are all kept."""
-    store = example("watch/store.py").Store(tmp_path / "w.db")
-    store.open()
-    threads = [
-        threading.Thread(target=lambda: [store.add("a", a_run(), status=200, ms=1.0) for _ in range(20)])
-        for _ in range(5)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [100] == [row.ok for row in store.summary()]
-    store.close()
-
-
-def test_an_old_file_is_gone_on_with(example: Load, tmp_path: Path) -> None:
-    """Opened again, the file still has what was in it."""
-    module = example("watch/store.py")
+def test_an_old_file_is_gone_on_with(store: ModuleType, tmp_path: Path) -> None:
+    """Prepared again, the file still has what was in it."""
     counts: list[int] = []
     for _ in range(2):
-        store = module.Store(tmp_path / "w.db")
-        store.open()
-        store.add("a", a_run(), status=200, ms=1.0)
-        counts += [row.ok for row in store.summary()]
-        store.close()
+        file = store.Store(tmp_path / "w.db")
+        file.prepare()
+        with contextmanager(file.connection)() as db:
+            store.add(db, result(store, "a", 1.0))
+        counts += [row.ok for row in file.summary()]
     assert [1, 2] == counts
+
+
+def test_an_error_of_the_file_makes_its_connection_suspect(store: ModuleType) -> None:
+    """And no other error does."""
+    assert not store.is_healthy(sqlite3.OperationalError("disk I/O error"))
+    assert store.is_healthy(rc.StopTree())
 
 
 def test_a_bad_place_is_refused(example: Load, tmp_path: Path) -> None:
@@ -345,3 +330,127 @@ def test_a_bad_place_is_refused(example: Load, tmp_path: Path) -> None:
             store(path)
     store(tmp_path / "new.db")
     assert ["text"] == [file.name for file in tmp_path.iterdir()], "to look leaves nothing behind"
+
+
+# --- all together, with an endpoint that does what the test says --------------------------------------------
+
+
+@pytest.fixture
+def answers_of(watch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say what comes of asking: a status each, 200 for ever after the last."""
+
+    def these(*statuses: int) -> None:
+        script = iter(statuses)
+
+        def ask(url: str, timeout: float) -> tuple[int, float]:
+            if (status := next(script, 200)) != 200:
+                raise watch.probe.BadStatus(status)
+            return status, 1.0
+
+        monkeypatch.setattr(watch.probe, "ask", ask)
+
+    return these
+
+
+def a_crew(watch: ModuleType, tmp_path: Path) -> rc.Crew:
+    """Polls one target every 10 s."""
+    (tmp_path / "t.toml").write_text(GOOD + "every = 10\n")
+    crew: rc.Crew = watch.build(targets=tmp_path / "t.toml", db=tmp_path / "w.db")
+    return crew
+
+
+def kept(tmp_path: Path, query: str) -> list[Any]:
+    """What is in the file."""
+    with closing(sqlite3.connect(tmp_path / "w.db")) as db:
+        return db.execute(query).fetchall()
+
+
+@pytest.mark.virtual
+async def test_a_target_that_goes_down_and_comes_up_is_told_once_each(
+    watch: ModuleType, answers_of: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two failures in a row are a fall, the next success is a rise; a single failure is neither."""
+    answers_of(200, 500, 200, 500, 500, 500, 200)
+    async with a_crew(watch, tmp_path):
+        await asyncio.sleep(35)
+    assert [("a", "down: BadStatus: 500 Internal Server Error"), ("a", "up again")] == kept(
+        tmp_path, "select target, said from alert order by at"
+    )
+    assert [(1, 200), (1, 500), (2, 200), (1, 500), (2, 500), (3, 500), (4, 200), (1, 200)] == kept(
+        tmp_path, "select attempt, status from result order by at"
+    )
+    said = [line[9:] for line in capsys.readouterr().out.splitlines()]
+    assert 1 == said.count("a            up again")
+    assert 4 == len([line for line in said if "  200  " in line])
+    assert "a            4 ok, 4 failed, 4 retried, 2 alerts, p50 1.0 ms" == said[-1]
+
+
+@pytest.mark.virtual
+async def test_what_was_accepted_is_in_the_file_after_a_stop(
+    watch: ModuleType, answers_of: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What waits when the stop comes is stored all the same, alerts before results, which are less urgent."""
+    answers_of()
+    crew = a_crew(watch, tmp_path)
+    results: Any = crew["results"]
+    await crew.start()
+    await asyncio.sleep(1)
+    await results.resize(0)
+    capsys.readouterr()
+    for number in range(20):
+        await results.submit(watch.keep, watch.store.Result("b", "run", 1, 200, float(number)))
+    for number in range(20):
+        await results.submit(watch.keep_alert, "b", f"alert {number}", priority=rc.HIGH)
+    assert {0: 20, 10: 20} == results.stats().levels
+    report = await crew.stop()
+    assert report.clean
+    assert 20 == len(kept(tmp_path, "select * from alert where target = 'b'"))
+    assert 20 == len(kept(tmp_path, "select * from result where target = 'b'"))
+    said = capsys.readouterr().out.splitlines()[:40]
+    assert ["alert"] * 20 + ["200"] * 20 == [line.split()[2] for line in said]
+
+
+@pytest.mark.virtual
+async def test_each_connection_lives_in_a_thread_of_its_own(watch: ModuleType, tmp_path: Path) -> None:
+    """Two workers, two threads, two connections; a connection that failed is replaced and the job done again."""
+    crew = a_crew(watch, tmp_path)
+    results: Any = crew["results"]
+    seen: dict[int, int] = {}
+    both = threading.Barrier(2)
+
+    def look(db: sqlite3.Connection) -> None:
+        both.wait(10)
+        seen[threading.get_ident()] = id(db)
+
+    trouble = iter([sqlite3.OperationalError("disk I/O error"), None])
+
+    def fail_once(db: sqlite3.Connection) -> int:
+        if (error := next(trouble)) is not None:
+            raise error
+        return id(db)
+
+    async with crew:
+        await asyncio.gather(results.run(look), results.run(look))
+        assert (2, 2) == (len(seen), len(set(seen.values())))
+        await results.run(fail_once)
+        assert (1, 1) == (results.stats().requeued, results.stats().replaced)
+
+
+@pytest.mark.virtual
+async def test_what_cannot_be_stored_is_the_polls_own_failure(
+    watch: ModuleType, answers_of: Callable[..., None], tmp_path: Path
+) -> None:
+    """An error of the file comes out in the poll that wanted it stored, and the crew restarts that."""
+    answers_of()
+    crew = a_crew(watch, tmp_path)
+    restarts: list[BaseException | None] = []
+    crew.subscribe(lambda event: restarts.append(event.error), Restarted)
+    await crew.start()
+    await asyncio.sleep(1)
+    with closing(sqlite3.connect(tmp_path / "w.db")) as db:
+        db.execute("drop table result")
+    await asyncio.sleep(20)
+    report = await crew.kill()
+    assert restarts
+    assert all(isinstance(error, sqlite3.OperationalError) for error in restarts)
+    assert ["summary"] == [error.hook.rpartition(".")[2] for error in report.hook_errors], "which finds no table"
