@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from runcrew.errors import ConfigError, brief
 
@@ -272,11 +273,19 @@ class Subscription:
         task.cancel()
 
 
+class Watcher(Protocol):
+    """Who keeps what it found out about who hears what."""
+
+    def hubs_changed(self) -> None:
+        """Find it out again."""
+        ...
+
+
 class Hub:
     """Where events are handed in and handed out. Each service has one; a child's hands on to its parent's."""
 
-    #: How often anything about who hears what has changed, anywhere: what was found out before may be kept.
-    changes: ClassVar[int] = 0
+    #: Those who keep what they found out about who hears what: told when anything about that changes, anywhere.
+    _watchers: ClassVar[WeakValueDictionary[int, Watcher]] = WeakValueDictionary()
 
     def __init__(self) -> None:
         self._parent: Hub | None = None
@@ -291,7 +300,7 @@ class Hub:
     @parent.setter
     def parent(self, hub: Hub | None) -> None:
         self._parent = hub
-        Hub.changes += 1
+        self._changed()
 
     def subscribe(self, sink: SinkCall, *types: type[Event], context: Context | None = None) -> Subscription:
         """Have `sink(event)` called for events of these types (none given: of every type).
@@ -310,7 +319,7 @@ class Hub:
         subscription = Subscription(self, sink, types or (Event,), own)
         self._subscriptions += (subscription,)
         self._by_type = {}
-        Hub.changes += 1
+        self._changed()
         return subscription
 
     def wants(self, kind: type[Event]) -> bool:
@@ -335,6 +344,16 @@ class Hub:
         """How many events the slow sinks of this hub have lost."""
         return sum(subscription.dropped for subscription in self._subscriptions)
 
+    @classmethod
+    def watch(cls, watcher: Watcher) -> None:
+        """Have `watcher.hubs_changed()` called whenever who hears what may have changed; as long as it lives."""
+        cls._watchers[id(watcher)] = watcher
+
+    @classmethod
+    def _changed(cls) -> None:
+        for watcher in list(cls._watchers.values()):
+            watcher.hubs_changed()
+
     def _heard_by(self, kind: type[Event]) -> tuple[Subscription, ...]:
         heard = self._by_type.get(kind)
         if heard is None:
@@ -344,7 +363,7 @@ class Hub:
     def _remove(self, subscription: Subscription) -> None:
         self._subscriptions = tuple(other for other in self._subscriptions if other is not subscription)
         self._by_type = {}
-        Hub.changes += 1
+        self._changed()
 
 
 async def flush(hubs: Iterable[Hub], timeout: float | None = None) -> None:

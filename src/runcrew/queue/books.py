@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("runcrew")
 
-#: So many times are kept before they are counted.
-_BATCH: Final = 1024
+#: So many times are counted together.
+BATCH: Final = 1024
 
 _FAILED: Final = Status.FAILED
 _TIMED_OUT: Final = Status.TIMED_OUT
@@ -34,62 +34,39 @@ class Books:
         self._hub = desk.home.hub
         self._name = desk.name
         self.collector = collector
-        #: By status, but for those that succeeded with their first attempt: their times are counted in bulk.
+        #: By status, but for those that succeeded with their first attempt: they are what else has ended.
         self._ended = dict.fromkeys(Status, 0)
-        self._times: list[float] = []
-        self._timed = self._at_once = 0
-        self._total = self._last = self._max = 0.0
-        self._min = float("inf")
-        self._last_ended: float | None = None
-        self._completed = collector.completed
+        #: How long runs took that are not counted yet: whoever appends looks whether there are BATCH by now.
+        self.times: list[float] = []
+        self._timed = 0
+        self._total = self._last = self._most = 0.0
+        self._least = float("inf")
+        #: When the last run ended that did not end at once on the loop.
+        self.last_ended = 0.0
         self.retries = 0
         self.never_started = 0
         self.requeued = 0
         self.dropped = 0
-        #: The state of the hubs that these two are right for: see `look_who_listens`.
-        self.as_of = -1
-        self.tells_begin = self.tells_end = False
+        #: Whether anybody hears of each run.
+        self.tells = False
+        self.hubs_changed()
+        Hub.watch(self)
 
-    def look_who_listens(self) -> None:
-        """Find out, again, who hears of runs: asked only when that has changed anywhere."""
-        self.as_of = Hub.changes
-        talks = _log.isEnabledFor(logging.DEBUG)
-        self.tells_begin = talks or self._hub.wants(RunStarted)
-        self.tells_end = talks or self._hub.wants(RunEnded)
+    def hubs_changed(self) -> None:
+        """Find out, again, whether anybody hears of each run."""
+        self.tells = _log.isEnabledFor(logging.DEBUG) or self._hub.wants(RunStarted) or self._hub.wants(RunEnded)
 
     # --- what happens ---------------------------------------------------------------------
-
-    def succeeded(self, queued: float, started: float, ended: float) -> None:
-        """A run succeeded with its first attempt."""
-        times = self._times
-        times.append(ended - started)
-        if len(times) >= _BATCH:
-            self._count_times()
-        self._last_ended = ended
-        self._completed(queued, started, ended)
-
-    def _count_times(self) -> None:
-        times, self._times = self._times, []
-        if times:
-            self._at_once += len(times)
-            self._timed += len(times)
-            self._total += sum(times)
-            self._last = times[-1]
-            self._min = min(self._min, *times)
-            self._max = max(self._max, *times)
 
     def ended(self, ticket: Ticket[Any], status: Status, now: float, waited: float | None) -> None:
         """A run ended, in whatever way."""
         self._ended[status] += 1
-        self._last_ended = now
+        self.last_ended = now
         started, more = ticket._started, ticket._more
         first = started if more is None or more.first_started is None else more.first_started
         if first is not None:
-            self._count_times()
-            elapsed = max(0.0, now - first)
-            self._timed += 1
-            self._total += elapsed
-            self._last, self._min, self._max = elapsed, min(self._min, elapsed), max(self._max, elapsed)
+            self.times.append(max(0.0, now - first))
+            self.count_times()
         elif status is not Status.SKIPPED:
             self.never_started += 1
         if status is SUCCEEDED:
@@ -105,27 +82,37 @@ class Books:
         self.retries += 1
         self.collector.retried(now)
 
+    def count_times(self) -> None:
+        """Count the times that have come together: all at once, which is cheaper than one by one."""
+        times = self.times[:]
+        del self.times[:]
+        if times:
+            self._timed += len(times)
+            self._total += sum(times)
+            self._last = times[-1]
+            self._least, self._most = min(self._least, *times), max(self._most, *times)
+
     def ends_so_far(self) -> tuple[int, int, int]:
         """How many runs have come to an end of their own, were cut short, and ended before they began."""
         cut = self._ended[Status.CANCELLED] + self._ended[Status.INTERRUPTED] - self.never_started
-        finished = self._at_once + len(self._times) + sum(self._ended.values()) - cut - self.never_started
-        return finished, max(0, cut), self.never_started
+        return self._desk.ended - cut - self.never_started, max(0, cut), self.never_started
 
     def runs(self) -> RunStats:
         """The numbers as they stand."""
-        self._count_times()
-        counts = {**self._ended, SUCCEEDED: self._ended[SUCCEEDED] + self._at_once}
-        outstanding = self._desk.outstanding
+        desk = self._desk
+        at_once = desk.ended - sum(self._ended.values())
+        counts = {**self._ended, SUCCEEDED: self._ended[SUCCEEDED] + at_once}
+        self.count_times()
         timed = self._timed > 0
         return RunStats(
-            begun=sum(counts.values()) + outstanding,
-            in_flight=outstanding,
+            begun=desk.accepted,
+            in_flight=desk.accepted - desk.ended,
             retries=self.retries,
             elapsed_total=self._total,
             elapsed_last=self._last if timed else None,
-            elapsed_min=self._min if timed else None,
-            elapsed_max=self._max if timed else None,
-            last_ended=self._last_ended,
+            elapsed_min=self._least if timed else None,
+            elapsed_max=self._most if timed else None,
+            last_ended=desk.last_ended,
             **{status.value: count for status, count in counts.items()},
         )
 

@@ -24,9 +24,9 @@ from runcrew.errors import ConfigError, QueueFull, brief
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Job, Status, entered
 from runcrew.lifecycle import Latch
-from runcrew.lifecycle.inside import is_inside
+from runcrew.lifecycle.inside import inside, is_inside
 from runcrew.lifecycle.tasks import MOMENT, spawn
-from runcrew.queue.books import Books
+from runcrew.queue.books import BATCH, Books
 from runcrew.queue.ends import Ends
 from runcrew.queue.levels import Levels
 from runcrew.queue.on_loop import Carrier
@@ -64,8 +64,8 @@ class Desk:
         self.delayed: dict[Ticket[Any], None] = {}
         self.books = Books(self, setup.new_collector())
         self.ends = Ends(self)
-        #: Accepted, and not ended.
-        self.outstanding = 0
+        #: How many runs were accepted, and how many of them have ended.
+        self.accepted = self.ended = 0
         #: Whether anything is accepted; and whether the end comes when nothing is outstanding any more.
         self.open = True
         self.draining = False
@@ -79,7 +79,8 @@ class Desk:
         self.spares = Spares(self)
         self._begin = self.carrier.begin
         self._arrived = self.books.collector.arrived
-        self._count = self.books.succeeded
+        self._completed = self.books.collector.completed
+        self._times = self.books.times
         self._takes = setup.takes
         #: Whether nothing is asked for of a run that says nothing.
         self._usual = setup.terms == NOTHING and setup.dedupe is None
@@ -89,7 +90,7 @@ class Desk:
         self._new_round = True
         #: Whether this round's slice is used up: who can, lets the others have their turn.
         self.slice_is_over = False
-        #: When the last run ended.
+        #: When the last run ended on the loop: another object each time.
         self._at = 0.0
         #: Whether this life has ended.
         self.over = False
@@ -141,9 +142,10 @@ class Desk:
 
     def has_room(self, ticket: Ticket[Any]) -> bool:
         """Whether there is room for it now, and nobody would be overtaken."""
-        room, more = self.room, ticket._more
-        if not (room.waiting or room.reserved) and self.levels.count + len(self.delayed) < room.maxsize:
+        room = self.room
+        if not room.reserved and not room.waiting and self.levels.count + len(self.delayed) < room.maxsize:
             return True
+        more = ticket._more
         return room.is_free(more is not None and bool(more.delay))
 
     def make_room(self, ticket: Ticket[Any]) -> bool:
@@ -162,7 +164,7 @@ class Desk:
                 return True
         if overflow.startswith("drop"):
             ticket._queued = self.now()
-            self.outstanding += 1
+            self.accepted += 1
             self._arrived(ticket._queued)
             self.books.dropped += 1
             self.ends.finish(ticket, Status.SKIPPED, None, ticket._queued, f"dropped: the queue is full ({most:g})")
@@ -175,7 +177,7 @@ class Desk:
     def accept(self, ticket: Ticket[Any]) -> None:
         """From here on it will have an outcome. It may begin, and end, before this returns."""
         now = ticket._queued = self.now()
-        self.outstanding += 1
+        self.accepted += 1
         self._arrived(now)
         more = ticket._more
         if more is not None and not self._accept_more(ticket, more, now):
@@ -253,13 +255,15 @@ class Desk:
         levels, free, room, threads = self.levels, self.free, self.room, self.carrier.threads
         self._pumping = True
         try:
-            self._at = 0.0
+            seen = self._at
             while levels.count and (free or threads.has_places):
-                now = self._at or self.now()  # a run that has ended just now has read the time
+                now = self._at
+                if now is seen:
+                    now = self.now()  # otherwise a run that has ended just now has read the time
                 if now >= self._slice_ends and not self._take_slice(now):
                     self.pump_soon()
                     break
-                self._at = 0.0
+                seen = self._at
                 if not free:
                     threads.fill()
                 elif (ticket := levels.pop(now)) is not None:
@@ -307,6 +311,7 @@ class Desk:
             self.slice_is_over = True
             return False
         self._new_round = False
+        self.books.hubs_changed()  # and the level of the log, which tells nobody
         self._slice_ends = now + SLICE
         self.loop.call_soon(self._next_round, context=self.context)
         return True
@@ -319,26 +324,63 @@ class Desk:
 
     def returned(self, ticket: Ticket[Any], worker: Worker, value: Any) -> None:
         """The job has returned: it has succeeded, whatever was asked in the meantime."""
+        # The way of each run that succeeds at once: in one piece, since calls are what costs here.
         ended = self._at = self.now()
-        if ticket._status is None:
-            more = ticket._more
-            if more is None:
-                self.succeeded(ticket, value, ticket._started or ended, ended)
-            else:
-                self.ends.succeeded(ticket, more, value, ended)
-        self.release(worker)
+        if ticket._more is None:
+            started = ticket._started or ended
+            ticket._result, ticket._ended = value, ended
+            ticket._status = SUCCEEDED
+            ticket._args, ticket._context = (), None
+            self.ended += 1
+            self._completed(ticket._queued, started, ended)
+            times = self._times
+            times.append(ended - started)
+            if len(times) == BATCH or self.books.tells:
+                self._told(ticket)
+            if ticket._waiters is not None:
+                ticket._wake()
+        elif ticket._status is None:
+            self.ends.succeeded(ticket, ticket._more, value, ended)
+        worker.work = worker.task = None
+        if worker.state is BUSY and worker.simple:
+            worker.state = FREE
+            self.free[worker] = None
+            if not self._pumping:
+                if self.levels.count:
+                    self.pump()
+                elif self.room.waiting:
+                    self.room.look()
+        else:
+            worker.group.released(worker)
+        if self.draining:
+            self.look_if_drained()
 
     def succeeded(self, ticket: Ticket[Any], value: Any, started: float, ended: float) -> None:
-        """It has succeeded with its first attempt, and nothing special was asked for."""
+        """The same for a run in a thread, whose worker may have more in hand."""
         ticket._result, ticket._ended = value, ended
         ticket._status = SUCCEEDED
         ticket._args, ticket._context = (), None
-        self.outstanding -= 1
-        self._count(ticket._queued, started, ended)
+        self.ended += 1
+        self._completed(ticket._queued, started, ended)
+        times = self._times
+        times.append(ended - started)
+        self.books.last_ended = ended
+        if len(times) == BATCH or self.books.tells:
+            self._told(ticket)
         if ticket._waiters is not None:
             ticket._wake()
-        if self.books.tells_end:
-            self.books.tell_end(ticket)
+
+    @property
+    def last_ended(self) -> float | None:
+        """When the last run ended; None where none has."""
+        return max(self._at, self.books.last_ended) or None
+
+    def _told(self, ticket: Ticket[Any]) -> None:
+        books = self.books
+        if len(self._times) >= BATCH:
+            books.count_times()
+        if books.tells:
+            books.tell_end(ticket)
 
     def release(self, worker: Worker) -> None:
         """This worker has ended its work."""
@@ -358,13 +400,15 @@ class Desk:
 
     def look_if_drained(self) -> None:
         """In a drain: nothing may be outstanding any more."""
-        if self.draining and not self.outstanding:
+        if self.draining and self.accepted == self.ended:
             self.group.close()
             self.spares.group.close()
 
     def check_wait(self) -> None:
         """Raise WouldDeadlock in a job of this queue: it would wait for its own queue."""
         run = entered()
+        if run is None and not inside.get():
+            return
         if isinstance(run, Ticket) and run._status is not None and run.home is self.home:
             return  # what a job has left behind, and that has ended
         if is_inside(self.home):
@@ -423,9 +467,7 @@ class Desk:
     def is_empty(self) -> bool:
         """Whether no worker is left, and none will come."""
         groups = (self.group, self.spares.group)
-        if not all(group.closed and not group.held for group in groups):
-            return False
-        return True
+        return all(group.closed and not group.held for group in groups)
 
     def end(self) -> None:
         """This life is over."""

@@ -236,11 +236,11 @@ class Ends:
         ticket._status = status
         ticket._args, ticket._context = (), None
         desk = self._desk
-        desk.outstanding -= 1
+        desk.ended += 1
         desk.books.ended(ticket, status, now, waited)
         if ticket._waiters is not None:
             ticket._wake()
-        if desk.books.tells_end:
+        if desk.books.tells:
             desk.books.tell_end(ticket)
 
     def end_waiting(self, ticket: Ticket[Any], status: Status, reason: str, error: BaseException | None = None) -> None:

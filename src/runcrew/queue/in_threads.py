@@ -217,7 +217,7 @@ class InThreads:
             more = ticket._more
             if more is not None and more.timeout is not None:
                 more.timer = desk.later(more.timeout, self._time_up, ticket, line)
-            if desk.books.tells_begin and ticket is not first:
+            if desk.books.tells and ticket is not first:
                 desk.books.tell_begin(ticket, worker.number)
         line.low = len(handed) // 2
         try:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import gave_awaitable
-from runcrew.events import Hub
 from runcrew.job import Status, enter_unmade
 from runcrew.lifecycle.tasks import unless_torn_down
 from runcrew.queue.in_threads import InThreads, Line
@@ -42,10 +41,10 @@ class Carrier:
         self._carry: Callable[[Ticket[Any], Worker], Coroutine[Any, Any, None]]
         if setup.handler is not None:
             self._carry = self._through
-        elif setup.recipe is None:
-            self._carry = self._bare
         else:
-            self._carry = self._tried if setup.recipe.has_check else self._with_resource
+            self._carry = self._tried if setup.recipe is not None and setup.recipe.has_check else self._await
+        #: Whether jobs get no resource.
+        self._bare = setup.recipe is None
         #: Whether plain jobs have a task too.
         self._all_in_tasks = setup.handler is not None
         self._inline = setup.inline
@@ -59,9 +58,7 @@ class Carrier:
         worker.work = ticket
         ticket._worker = worker
         ticket._started = now
-        if Hub.changes != self._books.as_of:
-            self._books.look_who_listens()
-        if self._books.tells_begin:
+        if self._books.tells:
             self._books.tell_begin(ticket, worker.number)
         more = ticket._more
         if ticket._plain and not self._all_in_tasks:
@@ -92,22 +89,14 @@ class Carrier:
         assert ticket._context is not None
         ticket._context.run(self._call, ticket, worker)
 
-    async def _bare(self, ticket: Ticket[Any], worker: Worker) -> None:
+    async def _await(self, ticket: Ticket[Any], worker: Worker) -> None:
         enter_unmade(ticket)
         try:
-            value = await ticket._fn(*ticket._args)
+            if self._bare:
+                value = await ticket._fn(*ticket._args)
+            else:
+                value = await ticket._fn(worker.resource, *ticket._args)
         except GeneratorExit:  # thrown away with the loop
-            raise
-        except BaseException as error:
-            self.raised(ticket, worker, error)
-        else:
-            self._returned(ticket, worker, value)
-
-    async def _with_resource(self, ticket: Ticket[Any], worker: Worker) -> None:
-        enter_unmade(ticket)
-        try:
-            value = await ticket._fn(worker.resource, *ticket._args)
-        except GeneratorExit:
             raise
         except BaseException as error:
             self.raised(ticket, worker, error)
@@ -128,7 +117,7 @@ class Carrier:
         except BaseException as error:
             self.raised(ticket, worker, error)
             return
-        await self._with_resource(ticket, worker)
+        await self._await(ticket, worker)
 
     async def _through(self, ticket: Ticket[Any], worker: Worker) -> None:
         """The same, through a chain of policies, middleware or somebody's backend."""

@@ -19,7 +19,7 @@ from runcrew.queue.mapping import mapped
 from runcrew.queue.options import NowOptions, SubmitOptions
 from runcrew.queue.service import QueueService
 from runcrew.queue.setup import BACKOFF, REQUEUE_BACKOFF, Overflow, Setup, count
-from runcrew.queue.ticket import Ticket
+from runcrew.queue.ticket import SUCCEEDED, Ticket
 from runcrew.workers import UNSET, Change, Unset
 from runcrew.workers.resource import Closes, FromAsync, FromAsyncGenerator, FromCall, FromGenerator, FromIterator
 
@@ -310,6 +310,15 @@ class Queue(QueueService[R]):
         Cancelling cancels the run, and returns when that has ended: a thread is told, and abandoned if it has not
         ended a second later. Raises WouldDeadlock in a job of this queue.
         """
+        desk = self.desk
+        if desk is not None and desk.open and not desk.slice_is_over:
+            desk.check_wait()
+            ticket = desk.make(fn, args, options)
+            if desk.has_room(ticket):
+                desk.accept(ticket)
+                if ticket._status is SUCCEEDED:
+                    return ticket._result
+                return await calls.value_of(ticket)
         return await calls.run(self, fn, args, options)
 
     @overload

@@ -175,7 +175,7 @@ class QueueService(BaseService, Generic[R]):
         if self._starter is not None:
             self._starter.cancel()
         group = desk.group
-        if desk.outstanding:
+        if desk.accepted > desk.ended:
             if group.closed:
                 group.open()
             if not group.target:

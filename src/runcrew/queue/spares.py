@@ -71,7 +71,7 @@ class Spares:
         more.past_queue, more.cause = True, "now"
         now = ticket._queued = desk.now()
         more.waits_since = now
-        desk.outstanding += 1
+        desk.accepted += 1
         desk.books.collector.arrived(now)
         if more.due_span is not None:
             more.due = now + more.due_span

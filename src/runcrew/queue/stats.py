@@ -81,7 +81,7 @@ def snapshot(queue: QueueService[Any]) -> QueueStats:
         queue.name, queue.state, queue.generation, group.target, group.most,
         alive=group.there, opening=group.opening, free=len(group.free), busy=group.busy, leaving=group.leaving,
         closing=group.closing, abandoned=tuple(desk.carrier.threads.left.values()),
-        queued=waiting, levels=levels, delayed=delayed, running=max(0, desk.outstanding - waiting - delayed),
+        queued=waiting, levels=levels, delayed=delayed, running=max(0, desk.accepted - desk.ended - waiting - delayed),
         submitters=len(desk.room.waiting), maxsize=maxsize,
         spares_free=len(spares.free), spares_alive=spares.there, max_spares=spares.most,
         opened=group.counts.opened + spares.counts.opened, closed=group.counts.closed + spares.counts.closed,
