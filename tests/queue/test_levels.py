@@ -19,6 +19,7 @@ class Waiting:
         self.number = number
         self.priority = priority
         self._queued = queued
+        self._more = None
         self._status: Status | None = None
 
     def __repr__(self) -> str:

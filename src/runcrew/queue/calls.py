@@ -30,7 +30,10 @@ async def submit(
             raise QueueFull(
                 f"{queue.name} is full, and a job of {queue.name} would wait for room that it may hold itself"
             )
-        await desk.room.wait()
+        later = desk.is_for_later(ticket)
+        if later and not desk.room.maxsize:
+            raise QueueFull(f"{queue.name} has maxsize=0: only what begins at once is accepted, and this has a delay")
+        await desk.room.wait(later)
         desk.room.claim()
         desk.check_open()
         desk.accept(ticket)

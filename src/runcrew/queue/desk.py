@@ -23,9 +23,7 @@ from runcrew.backends.calls import running_loop
 from runcrew.errors import ConfigError, QueueFull, brief
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Job, Status, entered
-from runcrew.lifecycle import Latch
 from runcrew.lifecycle.inside import inside, is_inside
-from runcrew.lifecycle.tasks import MOMENT, spawn
 from runcrew.queue.books import BATCH, Books
 from runcrew.queue.ends import Ends
 from runcrew.queue.levels import Levels
@@ -33,6 +31,7 @@ from runcrew.queue.on_loop import Carrier
 from runcrew.queue.options import NORMAL, NOTHING, level, terms
 from runcrew.queue.room import Room
 from runcrew.queue.spares import Spares
+from runcrew.queue.teardown import Teardown
 from runcrew.queue.ticket import SUCCEEDED, More, Ticket, would_deadlock
 from runcrew.workers import BUSY, FREE, Group, Worker
 
@@ -94,7 +93,7 @@ class Desk:
         self._at = 0.0
         #: Whether this life has ended.
         self.over = False
-        self._canary = self._new_canary()
+        self._teardown = Teardown(self)
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Call it in the next round of the loop, in the library's own context."""
@@ -145,8 +144,12 @@ class Desk:
         room = self.room
         if not room.reserved and not room.waiting and self.levels.count + len(self.delayed) < room.maxsize:
             return True
+        return room.is_free(self.is_for_later(ticket))
+
+    def is_for_later(self, ticket: Ticket[Any]) -> bool:
+        """Whether it has to wait for its time first."""
         more = ticket._more
-        return room.is_free(more is not None and bool(more.delay))
+        return more is not None and bool(more.delay)
 
     def make_room(self, ticket: Ticket[Any]) -> bool:
         """The queue is full: do what it says about that. False: the ticket has ended as one that was dropped.
@@ -249,8 +252,7 @@ class Desk:
         """Hand out what can be handed out, as far as this round's slice goes."""
         if self._pumping:
             return
-        if self._canary.cancelling():
-            self.hold_off()
+        if self._teardown.begun:
             return
         levels, free, room, threads = self.levels, self.free, self.room, self.carrier.threads
         self._pumping = True
@@ -275,35 +277,14 @@ class Desk:
         if room.waiting:
             room.look()
 
-    def hold_off(self) -> None:
-        """Hand nothing out for now: somebody cancels all tasks, and is mostly the loop on its way down.
+    def hold(self) -> None:
+        """Hand nothing out from here on: what is begun now would be lost."""
+        self._pumping = True
 
-        What is begun on it now would be lost: so nothing is until all that was cancelled has ended, and for a moment.
-        """
-        if not self._pumping:
-            self._pumping = True
-            self.later(MOMENT, self._hold_no_more)
-
-    def _hold_no_more(self) -> None:
+    def hold_no_more(self) -> None:
+        """Go on."""
         self._pumping = False
-        if self.over:
-            return
-        if any(self.carrier.was_cancelled_from_outside(worker) for worker in self.working()):
-            self.hold_off()
-            return
-        if self._canary.done():
-            self._canary = self._new_canary()
         self.pump()
-
-    def _new_canary(self) -> asyncio.Task[None]:
-        """A task that does nothing, and is cancelled only by one who cancels all."""
-        canary = spawn(Latch().wait(), f"{self.name}-canary", self.context)
-        canary.add_done_callback(self._canary_ended, context=self.context)
-        return canary
-
-    def _canary_ended(self, _: object) -> None:
-        if not self.over:
-            self.hold_off()
 
     def _take_slice(self, now: float) -> bool:
         """The slice is used up: begin another, if this round of the loop has had none. False: it has."""
@@ -352,6 +333,8 @@ class Desk:
                     self.room.look()
         else:
             worker.group.released(worker)
+            if self.levels.count:
+                self.pump()
         if self.draining:
             self.look_if_drained()
 
@@ -395,6 +378,8 @@ class Desk:
                     self.room.look()
         else:
             worker.group.released(worker)
+            if self.levels.count:
+                self.pump()
         if self.draining:
             self.look_if_drained()
 
@@ -473,8 +458,7 @@ class Desk:
         """This life is over."""
         self.over = True
         self.carrier.threads.stop()
-        if not self.loop.is_closed():
-            self._canary.cancel()
+        self._teardown.end()
 
     def working(self) -> list[Worker]:
         """Those that have work in hand."""
@@ -488,7 +472,7 @@ class Desk:
             self.carrier.interrupt(worker, reason)
 
     def forsake(self, reason: str) -> None:
-        """The loop has been closed: nothing on it will ever go on."""
+        """The loop is closed, or about to be: nothing on it will ever go on."""
         tickets = [*self.levels.all(), *self.delayed, *self.spares.all_waiting()]
         for worker in self.working():
             tickets += self.carrier.in_hand(worker)
@@ -498,3 +482,5 @@ class Desk:
                 more = ticket._more
                 error = more.history[-1].error if more is not None and more.history else None
                 self.ends.finish(ticket, Status.INTERRUPTED, error, self.now(), reason)
+        self.group.forsake()
+        self.spares.group.forsake()

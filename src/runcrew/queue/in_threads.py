@@ -39,7 +39,7 @@ _PATIENCE: Final = 2 * AHEAD
 class Line:
     """What one worker's thread has been handed and has not brought back, in order. It is the worker's work."""
 
-    __slots__ = ("call", "handed", "low", "now", "progress", "thread", "threads", "worker")
+    __slots__ = ("call", "halted", "handed", "low", "now", "progress", "thread", "threads", "worker")
 
     def __init__(self, threads: InThreads, worker: Worker, thread: OwnThread) -> None:
         self.threads = threads
@@ -52,6 +52,9 @@ class Line:
         self.low = 0
         #: Whether anything has come back since somebody last looked.
         self.progress = True
+        #: Set by the thread after an error that may say that the resource is faulty: it begins nothing more before
+        #: the loop has looked at it.
+        self.halted = False
 
 
 class Handed:
@@ -72,11 +75,13 @@ class Handed:
 
     def do(self) -> None:
         """In the thread."""
+        ticket, line = self.ticket, self.line
+        if line.halted:
+            return
         try:
             del self._take
         except AttributeError:  # it has been taken back
             return
-        ticket, line = self.ticket, self.line
         context = ticket._context
         assert context is not None
         ticket._started = self.started = line.now()
@@ -92,6 +97,7 @@ class Handed:
             for _ in range(2):  # it begins in the user's code, and not here
                 trace = None if trace is None else trace.tb_next
             self.error = error.with_traceback(trace)
+            line.halted = line.threads.cautious and isinstance(error, Exception)
         self.value = value
         try:
             del self._live
@@ -108,6 +114,10 @@ class Handed:
             if threads.left:
                 threads.left.pop(self, None)
             return  # somebody else has settled it
+        if self.waits:  # the thread has halted before it
+            threads.take_back(line)
+            threads.look_after(line)
+            return
         del handed[ticket]
         line.progress = True
         started, ended, mean = self.started, self.ended, threads.mean
@@ -118,7 +128,7 @@ class Handed:
             desk.succeeded(ticket, self.value, started, ended)
         else:
             threads.settle(self)
-        if len(handed) <= line.low or line.worker.state is not BUSY:
+        if len(handed) <= line.low or line.halted or line.worker.state is not BUSY:
             threads.look_after(line)
 
     def take_back(self) -> bool:
@@ -153,6 +163,8 @@ class InThreads:
         self.call: Callable[[Ticket[Any], Worker], Any] = _bare
         if recipe is not None:
             self.call = _tried if recipe.has_check and not recipe.is_async else _with_resource
+        #: Whether an error may mean that the resource is faulty.
+        self.cautious = desk.setup.healthy is not None or (recipe is not None and recipe.has_check)
         #: The length of runs, in seconds: an average that forgets.
         self.mean = AHEAD
         #: Those whose thread could do with more.
@@ -260,10 +272,12 @@ class InThreads:
     # --- coming back ------------------------------------------------------------------------
 
     def look_after(self, line: Line) -> None:
-        """There is little or nothing left in this line; or its worker has been told to leave."""
+        """There is little or nothing left in this line; its worker has been told to leave; or its thread has halted."""
         worker, desk = line.worker, self.desk
-        if worker.state is not BUSY:
-            self.take_back(line)
+        if worker.state is not BUSY or line.halted:
+            self.take_back(line)  # all that has not begun: then the thread may go on with what comes
+            line.halted = False
+            desk.pump_soon()
         elif line.handed and desk.levels.count and worker.group is desk.group:
             self._hungry[line] = None
             desk.pump_soon()

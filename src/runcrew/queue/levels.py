@@ -117,14 +117,11 @@ class Levels:
             self._dead = 0
 
     def least_urgent(self) -> Ticket[Any] | None:
-        """The oldest ticket of the lowest level; it stays."""
+        """The oldest of the lowest level that has had no attempt; it stays."""
         for level in reversed(self._order):
-            line = self._lines[level]
-            while line and line[0]._status is not None:
-                line.popleft()
-                self._dead -= 1
-            if line:
-                return line[0]
+            for ticket in self._lines[level]:
+                if ticket._status is None and (ticket._more is None or ticket._more.attempt == 1):
+                    return ticket
         return None
 
     def oldest(self) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import gave_awaitable
@@ -96,9 +97,9 @@ class Carrier:
                 value = await ticket._fn(*ticket._args)
             else:
                 value = await ticket._fn(worker.resource, *ticket._args)
-        except GeneratorExit:  # thrown away with the loop
-            raise
         except BaseException as error:
+            if type(error) is GeneratorExit and is_thrown_away(sys._getframe()):
+                raise
             self.raised(ticket, worker, error)
         else:
             self._returned(ticket, worker, value)
@@ -109,12 +110,12 @@ class Carrier:
         assert worker.opened is not None
         try:
             await worker.opened.check()
-        except GeneratorExit:
-            raise
         except Unfit as error:
             self.unfit(ticket, worker, error)
             return
         except BaseException as error:
+            if type(error) is GeneratorExit and is_thrown_away(sys._getframe()):
+                raise
             self.raised(ticket, worker, error)
             return
         await self._await(ticket, worker)
@@ -123,9 +124,9 @@ class Carrier:
         """The same, through a chain of policies, middleware or somebody's backend."""
         try:
             await through(self._desk, ticket, worker)
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if type(error) is GeneratorExit and is_thrown_away(sys._getframe()):
+                raise
             self.raised(ticket, worker, error)
 
     def _call(self, ticket: Ticket[Any], worker: Worker) -> None:
@@ -190,14 +191,6 @@ class Carrier:
             self._desk.spares.elsewhere(ticket, more, error)
         else:
             ends.put_back(ticket)
-
-    def was_cancelled_from_outside(self, worker: Worker) -> bool:
-        """Whether somebody else has cancelled the task of what this worker has in hand, and it has not ended."""
-        task, work = worker.task, worker.work
-        if task is None or not task.cancelling() or not isinstance(work, Ticket):
-            return False
-        more = work._more
-        return more is None or (more.why is None and more.cut is None)
 
     # --- cutting it short -------------------------------------------------------------------
 
@@ -269,6 +262,16 @@ class Carrier:
                 self.raised(ticket, worker, error)
             else:
                 unless_torn_down(self.raised, ticket, worker, error)
+
+
+def is_thrown_away(frame: FrameType) -> bool:
+    """Whether the coroutine of this frame is being closed, with its loop; not driven by its task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return True
+    coro: Any = None if task is None else task.get_coro()
+    return getattr(coro, "cr_frame", None) is not frame
 
 
 class JobTask(asyncio.Task[None]):

@@ -22,11 +22,11 @@ class Room:
         self._desk = desk
         #: How many tickets may wait; infinite where nothing limits it.
         self.maxsize = maxsize
-        #: Those who wait for room, and those who have been told that there is some for them.
-        self.waiting: dict[asyncio.Future[None], None] = {}
+        #: Those who wait for room (and whether what they bring is for later), and how many have been told of some.
+        self.waiting: dict[asyncio.Future[None], bool] = {}
         self.reserved = 0
 
-    def is_free(self, later: bool) -> bool:
+    def is_free(self, later: bool = False) -> bool:
         """Whether one more may come in, without anybody being overtaken. `later`: its time is still to come."""
         return not self.waiting and self.has_left(later)
 
@@ -40,8 +40,10 @@ class Room:
 
     def look(self) -> None:
         """Something may have become free: promise it to those who came first."""
-        while self.waiting and self.has_left():
-            waiter = next(iter(self.waiting))
+        while self.waiting:
+            waiter, later = next(iter(self.waiting.items()))
+            if not self.has_left(later):
+                return
             del self.waiting[waiter]
             if not waiter.done():
                 self.reserved += 1
@@ -55,10 +57,10 @@ class Room:
                 self.reserved += 1
                 waiter.set_result(None)
 
-    async def wait(self) -> None:
+    async def wait(self, later: bool = False) -> None:
         """Return with a reservation: `claim` it at once. Cancelling gives up the place in the line."""
         waiter = self._desk.loop.create_future()
-        self.waiting[waiter] = None
+        self.waiting[waiter] = later
         try:
             await waiter
         except BaseException:

@@ -111,6 +111,7 @@ class QueueService(BaseService, Generic[R]):
         super()._begin_life()
         self._starter: asyncio.Task[None] | None = None
         self._at_stop = (0, 0, 0)
+        self._let_go: list[AbandonedCall] = []
 
     def _launch(self) -> bool:
         desk = self.desk = Desk(self, self.setup, self._context)
@@ -207,8 +208,11 @@ class QueueService(BaseService, Generic[R]):
     def _give_up(self) -> bool:
         desk = self.desk
         assert desk is not None
+        before = tuple(desk.carrier.threads.left.values())
         for worker in desk.working():
             desk.carrier.give_up(worker, "it would not stop, and was abandoned")
+        #: These have been named by what they run.
+        self._let_go = [given for given in desk.carrier.threads.left.values() if given not in before]
         for group in (desk.group, desk.spares.group):
             group.let_go()
         return True
@@ -220,9 +224,8 @@ class QueueService(BaseService, Generic[R]):
                 now - before for now, before in zip(desk.books.ends_so_far(), self._at_stop, strict=True)
             )
             self._finished, self._cancelled, self._never_started = ended, cut, never
-            named = [stuck.what for stuck in self._life.stuck]
-            left = [self._abandoned(given) for given in desk.carrier.threads.left.values()]
-            self._life.stuck += tuple(stuck for stuck in left if stuck.what not in named)
+            left = [given for given in desk.carrier.threads.left.values() if given not in self._let_go]
+            self._life.stuck += tuple(self._abandoned(given) for given in left)
             desk.end()
         super()._end_life()
 

@@ -93,6 +93,7 @@ class Spares:
         """Its resource did not pass the check: it takes another one; not for ever."""
         desk = self._desk
         more.unfit += 1
+        more.told = True
         if more.unfit < TRIES:
             ticket._worker = ticket._started = None
             if ticket._context is not None:
