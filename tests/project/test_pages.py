@@ -74,6 +74,8 @@ def test_the_readme_crew_does_what_it_says(capsys: pytest.CaptureFixture[str]) -
 
     run_virtual(names["main"])
     assert "the value of answer\n" == capsys.readouterr().out
+    run_virtual(names["ask"])
+    assert "Ada\nsucceeded\n" == capsys.readouterr().out
 
 
 @pytest.mark.realtime

@@ -6,6 +6,9 @@ Each `assert_type` is a promise to users; a line that turns red is a change that
 from __future__ import annotations
 
 import functools
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
@@ -119,6 +122,100 @@ async def every_service_has_one_lifecycle(service: rc.OneShot | rc.Interval | rc
     rc.Supervisor(contract, name="nested")
     async with service as entered:
         assert_type(entered, rc.OneShot | rc.Interval | rc.Supervisor | rc.Crew)
+
+
+# --- queues ------------------------------------------------------------------------------
+
+
+class Connection:
+    """Stands for a resource."""
+
+    def close(self) -> None: ...
+
+
+async def connect() -> AsyncIterator[Connection]:
+    yield Connection()
+
+
+def open_file() -> Iterator[sqlite3.Connection]:
+    yield sqlite3.connect(":memory:")
+
+
+async def log_in() -> Connection:
+    return Connection()
+
+
+async def load_user(conn: Connection, number: int) -> str:
+    return f"{conn} {number}"
+
+
+def count_rows(conn: sqlite3.Connection, table: str) -> int:
+    return len(table)
+
+
+def a_queue_is_typed_by_what_makes_its_resource() -> None:
+    assert_type(rc.Queue("db", resource=connect, workers=4), rc.Queue[Connection])
+    assert_type(rc.Queue("db", resource=open_file, max_age="1h"), rc.Queue[sqlite3.Connection])
+    assert_type(rc.Queue("db", resource=log_in, destroy=Connection.close), rc.Queue[Connection])
+    assert_type(rc.Queue("db", resource=Connection, destroy=Connection.close), rc.Queue[Connection])
+    assert_type(rc.Queue("db", resource=Connection, destroy=None, check=bool), rc.Queue[Connection])
+    assert_type(rc.Queue(), rc.Queue[rc.NoResource])
+    rc.Queue("db", wrokers=4)  # type: ignore[call-overload]
+
+
+def a_crew_makes_the_same() -> None:
+    assert_type(crew.queue("db", resource=connect, workers=4, depends_on=["once"]), rc.Queue[Connection])
+    assert_type(crew.queue("files", resource=open_file, on_failure="restart"), rc.Queue[sqlite3.Connection])
+    assert_type(crew.queue("in", resource=log_in, destroy=Connection.close), rc.Queue[Connection])
+    assert_type(crew.queue("own", resource=Connection, destroy=None), rc.Queue[Connection])
+    assert_type(crew.queue("made", resource=contextmanager(open_file)), rc.Queue[sqlite3.Connection])
+    assert_type(crew.queue("bare", maxsize=None, overflow="drop_oldest"), rc.Queue[rc.NoResource])
+    crew.queue("db", wrokers=4)  # type: ignore[call-overload]
+
+
+async def a_submit_gives_what_the_job_gives(db: rc.Queue[Connection], files: rc.Queue[sqlite3.Connection]) -> None:
+    assert_type(await db.run(load_user, 7, priority=rc.HIGH, timeout=None), str)
+    assert_type(await files.run(count_rows, "user", delay="1s"), int)
+    assert_type(await db.run_now(load_user, 7, deadline="2s"), str)
+    ticket = await db.submit(load_user, 7, at_most_once=True)
+    assert_type(ticket, rc.Ticket[str])
+    assert_type(db.submit_nowait(load_user, 7), rc.Ticket[str])
+    assert_type(await ticket, str)
+    assert_type(await ticket.outcome(), Outcome[str])
+    assert_type(ticket.peek(), Outcome[str] | None)
+    assert_type(ticket.status, Status | None)
+    assert_type(ticket.cancel(), bool)
+    ticket.on_done(lambda done: assert_type(done, rc.Ticket[str]))
+    await db.run(load_user, "seven")  # type: ignore[arg-type]
+    await db.run(count_rows, "user")  # type: ignore[arg-type]
+    await db.run(load_user, 7, prioritty=1)  # type: ignore[call-overload]
+
+
+async def a_queue_without_a_resource_gives_none(bare: rc.Queue[rc.NoResource]) -> None:
+    assert_type(await bare.run(load, "key", 2), bytes)
+    assert_type(await bare.run(read, "path"), bytes)
+    assert_type(await bare.submit_many(read, ["a", "b"]), list[rc.Ticket[bytes]])
+    async for value in bare.map(read, ["a", "b"], ahead=3, ordered=False):
+        assert_type(value, bytes)
+    await bare.run(read, 7)  # type: ignore[arg-type]
+
+
+async def many_runs_are_typed_by_their_items(db: rc.Queue[Connection], numbers: AsyncIterator[int]) -> None:
+    assert_type(await db.submit_many(load_user, range(3)), list[rc.Ticket[str]])
+    async for user in db.map(load_user, numbers):
+        assert_type(user, str)
+    async for outcome in db.map(load_user, [1, 2], outcomes=True):
+        assert_type(outcome, Outcome[Any])
+
+
+async def a_queue_is_a_service_that_tells_numbers(db: rc.Queue[Connection]) -> None:
+    contract: Service = db
+    assert_type(await contract.start(), None)
+    assert_type(db.stats(), rc.QueueStats)
+    assert_type(db.metrics(), rc.Metrics)
+    assert_type(await db.resize(3), int)
+    db.less(mode="now")
+    rc.Queue(collector=rc.Collector())
 
 
 def a_program_has_an_exit_code() -> None:
