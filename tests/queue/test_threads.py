@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from queue_made import PlainThings, Things, give, now, rounds, take, use_plainly
+from queue_made import Broken, PlainThings, Things, give, is_healthy, now, rounds, take, use_plainly
 
 import runcrew as rc
 from runcrew.clock import current
@@ -249,6 +249,30 @@ async def test_backends_say_where_plain_and_async_jobs_run() -> None:
         assert here != await queue.run(threading.get_ident)
         with pytest.raises(rc.NotAJob, match="thread"):
             queue.submit_nowait(give, 1)
+
+
+@pytest.mark.virtual
+async def test_a_line_of_jobs_behind_a_faulty_resource_goes_to_another() -> None:
+    """Jobs that were handed over behind one that proves the resource faulty never run with that resource."""
+    things = PlainThings()
+    used: list[tuple[int, int]] = []
+
+    def job(thing: Any, number: int) -> int:
+        used.append((number, thing.number))
+        if number == 5 and thing.number == 1:
+            raise Broken
+        return number
+
+    async with rc.Queue(
+        "db", resource=things, workers=1, healthy=is_healthy, backoff=rc.Constant(0), requeue_backoff=rc.Constant(0)
+    ) as queue:
+        await asyncio.gather(*(queue.run(job, 1000 + number) for number in range(300)))
+        used.clear()
+        tickets = await queue.submit_many(job, range(20))
+        assert list(range(20)) == [await ticket for ticket in tickets]
+    first = [number for number, thing in used if thing == 1]
+    assert list(range(6)) == first
+    assert things.balanced
 
 
 @pytest.mark.virtual

@@ -141,7 +141,7 @@ async def test_whatever_a_maker_raises_ends_no_process(kind: Any) -> None:
 
 @pytest.mark.parity("E5.9")
 @pytest.mark.defect("D5.19")
-@pytest.mark.parametrize("raised", [ValueError("mine"), SystemExit(3), KeyError("x")])
+@pytest.mark.parametrize("raised", [ValueError("mine"), SystemExit(3), GeneratorExit(), KeyError("x")])
 @pytest.mark.virtual
 async def test_whatever_a_job_raises_ends_neither_the_process_nor_its_worker(raised: BaseException) -> None:
     """Async or in a thread, past the queue or in it: the run fails, everybody else goes on."""
