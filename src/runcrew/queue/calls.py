@@ -22,25 +22,31 @@ async def submit(
     """Accept it as soon as there is room. Cancelled before that, nothing was submitted."""
     desk = queue.at_work()
     ticket = desk.make(fn, args, options)
+    await admit(desk, ticket)
+    return ticket
+
+
+async def admit(desk: Desk, ticket: Ticket[Any]) -> None:
+    """The same for a ticket that was made."""
     if desk.slice_is_over:
         await clock.current().sleep(0)  # the others on this loop have their turn
         desk.check_open()
     if desk.setup.overflow == "wait" and not desk.has_room(ticket):
-        if is_inside(queue):
-            raise QueueFull(
-                f"{queue.name} is full, and a job of {queue.name} would wait for room that it may hold itself"
-            )
-        later = desk.is_for_later(ticket)
-        if later and not desk.room.maxsize:
-            raise QueueFull(f"{queue.name} has maxsize=0: only what begins at once is accepted, and this has a delay")
-        await desk.room.wait(later)
-        desk.room.claim()
-        desk.check_open()
+        await _wait_for_room(desk, ticket)
         desk.accept(ticket)
-        return ticket
-    if desk.has_room(ticket) or desk.make_room(ticket):
+    elif desk.has_room(ticket) or desk.make_room(ticket):
         desk.accept(ticket)
-    return ticket
+
+
+async def _wait_for_room(desk: Desk, ticket: Ticket[Any]) -> None:
+    if is_inside(desk.home):
+        raise QueueFull(f"{desk.name} is full, and a job of it would wait for room that it may hold itself")
+    later = desk.is_for_later(ticket)
+    if later and not desk.room.maxsize:
+        raise QueueFull(f"{desk.name} has maxsize=0: only what begins at once is accepted, and this has a delay")
+    await desk.room.wait(later)
+    desk.room.claim()
+    desk.check_open()
 
 
 async def run(
@@ -72,7 +78,7 @@ async def submit_many(
             desk = queue.at_work()
             ticket = desk.make(fn, (item,), options)
             if desk.slice_is_over or not desk.has_room(ticket):
-                ticket = await submit(queue, fn, (item,), options)
+                await admit(desk, ticket)
             else:
                 desk.accept(ticket)
             tickets.append(ticket)

@@ -244,6 +244,12 @@ class Desk:
             self._pump_due = True
             self.loop.call_soon(self._pump_now, context=self.context)
 
+    def _pump_later(self) -> None:
+        """The same, in the round after the next: so that timers and whatever comes from outside go first."""
+        if not self._pump_due:
+            self._pump_due = True
+            self.loop.call_soon(self.loop.call_soon, self._pump_now, context=self.context)
+
     def _pump_now(self) -> None:
         self._pump_due = False
         self.pump()
@@ -263,7 +269,7 @@ class Desk:
                 if now is seen:
                     now = self.now()  # otherwise a run that has ended just now has read the time
                 if now >= self._slice_ends and not self._take_slice(now):
-                    self.pump_soon()
+                    self._pump_later()
                     break
                 seen = self._at
                 if not free:
@@ -362,6 +368,8 @@ class Desk:
         books = self.books
         if len(self._times) >= BATCH:
             books.count_times()
+            # Where time stands still, a slice ends by the number of runs.
+            self._slice_ends = 0.0
         if books.tells:
             books.tell_end(ticket)
 

@@ -255,6 +255,7 @@ class InThreads:
         for line in list(self._long):
             if not line.progress:
                 self.take_back(line)
+                self._empty(line)  # where not even the first of them had begun
             if len(line.handed) < 2:
                 del self._long[line]
             line.progress = False

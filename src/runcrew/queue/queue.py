@@ -5,7 +5,7 @@ each of which may own a resource.
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Literal, TypedDict, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, overload
 
 from runcrew.abc import Backend, Middleware
 from runcrew.durations import Duration
@@ -18,7 +18,7 @@ from runcrew.queue import calls
 from runcrew.queue.mapping import mapped
 from runcrew.queue.options import NowOptions, SubmitOptions
 from runcrew.queue.service import QueueService
-from runcrew.queue.setup import BACKOFF, REQUEUE_BACKOFF, Overflow, Setup, count
+from runcrew.queue.setup import BACKOFF, REQUEUE_BACKOFF, NoResource, Overflow, QueueOptions, Setup, count
 from runcrew.queue.ticket import SUCCEEDED, Ticket
 from runcrew.workers import UNSET, Change, Unset
 from runcrew.workers.resource import Closes, FromAsync, FromAsyncGenerator, FromCall, FromGenerator, FromIterator
@@ -28,41 +28,6 @@ C = TypeVar("C", bound=Closes)
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
 Ts = TypeVarTuple("Ts")
-
-
-class NoResource:
-    """What stands in `Queue[NoResource]`: its jobs get no resource."""
-
-
-class QueueOptions(TypedDict, total=False):
-    """The options of a Queue that do not depend on its resource: see `Queue`."""
-
-    max_idle: Duration | None
-    max_age: Duration | None
-    threadsafe: bool
-    healthy: Callable[[Exception], object] | None
-    workers: int
-    max_workers: int | None
-    spares: int
-    max_spares: int | None
-    maxsize: int | None
-    overflow: Overflow
-    requeue: int
-    requeue_backoff: Backoff
-    backoff: Backoff
-    max_wait: Duration | None
-    max_abandoned: int | None
-    backend: str | Backend | None
-    collector: CollectorContract | None
-    retry: Rules
-    timeout: Duration | None
-    deadline: Duration | None
-    concurrency: Concurrency | None
-    dedupe: Dedupe | None
-    middleware: Sequence[Middleware]
-    on_stopping: Hooks
-    on_stopped: Hooks
-    hooks_timeout: Duration
 
 
 class Queue(QueueService[R]):
@@ -255,7 +220,9 @@ class Queue(QueueService[R]):
             ticket = desk.make(fn, args, options)
             if desk.has_room(ticket):
                 desk.accept(ticket)
-                return ticket
+            else:
+                await calls.admit(desk, ticket)
+            return ticket
         return await calls.submit(self, fn, args, options)
 
     @overload

@@ -7,6 +7,7 @@ between; who is cancelled with a reservation in hand passes it on.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Room:
         #: How many tickets may wait; infinite where nothing limits it.
         self.maxsize = maxsize
         #: Those who wait for room (and whether what they bring is for later), and how many have been told of some.
-        self.waiting: dict[asyncio.Future[None], bool] = {}
+        self.waiting: OrderedDict[asyncio.Future[None], bool] = OrderedDict()  # taking the first of many is cheap
         self.reserved = 0
 
     def is_free(self, later: bool = False) -> bool:
@@ -44,14 +45,14 @@ class Room:
             waiter, later = next(iter(self.waiting.items()))
             if not self.has_left(later):
                 return
-            del self.waiting[waiter]
+            self.waiting.popitem(last=False)
             if not waiter.done():
                 self.reserved += 1
                 waiter.set_result(None)
 
     def close(self) -> None:
         """Let all go on: they look again, and find that nothing is accepted any more."""
-        waiting, self.waiting = self.waiting, {}
+        waiting, self.waiting = self.waiting, OrderedDict()
         for waiter in waiting:
             if not waiter.done():
                 self.reserved += 1

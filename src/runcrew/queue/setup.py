@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypedDict, get_args
 
 from runcrew.abc import Backend, Handler, Middleware
 from runcrew.backends import choose
@@ -12,6 +12,7 @@ from runcrew.durations import Duration, optional
 from runcrew.errors import ConfigError, NotAJob
 from runcrew.insight import Collector, CollectorContract, check_collector
 from runcrew.job import Job
+from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Dedupe, Exponential, Options, Rules, checked
 from runcrew.policies.guard import check_plain
 from runcrew.queue.books import Guarded
@@ -26,6 +27,41 @@ Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest"]
 REQUEUE_BACKOFF: Final = Exponential("100ms", cap="10s", jitter="equal")
 #: Before another resource is made, where they cannot be made or turn out faulty.
 BACKOFF: Final = Exponential("100ms", cap="30s", jitter="equal")
+
+
+class NoResource:
+    """What stands in `Queue[NoResource]`: its jobs get no resource."""
+
+
+class QueueOptions(TypedDict, total=False):
+    """The options of a Queue that do not depend on its resource: see `Queue`."""
+
+    max_idle: Duration | None
+    max_age: Duration | None
+    threadsafe: bool
+    healthy: Callable[[Exception], object] | None
+    workers: int
+    max_workers: int | None
+    spares: int
+    max_spares: int | None
+    maxsize: int | None
+    overflow: Overflow
+    requeue: int
+    requeue_backoff: Backoff
+    backoff: Backoff
+    max_wait: Duration | None
+    max_abandoned: int | None
+    backend: str | Backend | None
+    collector: CollectorContract | None
+    retry: Rules
+    timeout: Duration | None
+    deadline: Duration | None
+    concurrency: Concurrency | None
+    dedupe: Dedupe | None
+    middleware: Sequence[Middleware]
+    on_stopping: Hooks
+    on_stopped: Hooks
+    hooks_timeout: Duration
 
 
 class Setup:

@@ -6,6 +6,7 @@ long as its run lasts. What cannot be had at once is refused: nobody waits for a
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.errors import AtMax, ConfigError, ResourceError, brief
@@ -34,7 +35,7 @@ class Spares:
         )  # fmt: skip
         self.group.simple = False  # each that ends may be one too many
         #: Those that wait for their temporary resource to be made.
-        self._waiting: dict[Ticket[Any], None] = {}
+        self._waiting: OrderedDict[Ticket[Any], None] = OrderedDict()
         #: Those that look for another one.
         self._between: dict[Ticket[Any], None] = {}
         #: Whether a failed opening of one that is kept ends the start; and what it was.
@@ -130,8 +131,7 @@ class Spares:
     def worker_free(self, worker: Worker) -> None:
         """See Door."""
         if self._waiting:
-            ticket = next(iter(self._waiting))
-            del self._waiting[ticket]
+            ticket, _ = self._waiting.popitem(last=False)
             del self.group.free[worker]
             self._desk.carrier.begin(worker, ticket, self._desk.now())
         else:
@@ -152,8 +152,7 @@ class Spares:
             self.failure = error
         if not self._waiting:
             return
-        ticket = next(iter(self._waiting))
-        del self._waiting[ticket]
+        ticket, _ = self._waiting.popitem(last=False)
         wrapped = ResourceError(f"{self._desk.name}: no temporary resource could be made: {brief(error)}")
         wrapped.__cause__ = error
         self._desk.ends.finish(ticket, Status.FAILED, wrapped, self._desk.now(), str(wrapped))

@@ -44,7 +44,9 @@ class Closes(Protocol):
     """What can be closed is a resource itself, also where it is an iterator (a file, a cursor)."""
 
     @property
-    def close(self) -> Callable[[], object]: ...
+    def close(self) -> Callable[[], object]:
+        """Closes it."""
+        ...
 
 
 class Unfit(RuncrewError):
