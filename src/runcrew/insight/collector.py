@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
@@ -167,6 +168,14 @@ class Collector:
         arrived.append(at)
         if len(arrived) >= BATCH:
             self._count_unless_somebody_does()
+
+    @property
+    def arrived_in_bulk(self) -> Callable[[float], None]:
+        """The same as `arrived`, as the cheapest callable there is, for those who say what becomes of each as well.
+
+        It does not look how many have come together: what is said of an end does, and counts them too.
+        """
+        return self._arrived.append
 
     def completed(self, queued: float, started: float, ended: float, waited: float | None = None) -> None:
         """It succeeded: see `CollectorContract`."""

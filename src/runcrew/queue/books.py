@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import AbandonedCall
 from runcrew.durations import text
 from runcrew.errors import brief
 from runcrew.events import Hub, RunEnded, RunRequeued, RunRetried, RunStarted, ThreadAbandoned
-from runcrew.insight import CollectorContract, RunStats
+from runcrew.insight import Collector, CollectorContract, RunStats
 from runcrew.job import Status
 from runcrew.queue.decide import Again
 from runcrew.queue.ticket import SUCCEEDED, More, Ticket
@@ -34,6 +35,10 @@ class Books:
         self._hub = desk.home.hub
         self._name = desk.name
         self.collector = collector
+        #: A run was accepted.
+        self.arrived: Callable[[float], None] = (
+            collector.arrived_in_bulk if isinstance(collector, Collector) else collector.arrived
+        )
         #: By status, but for those that succeeded with their first attempt: they are what else has ended.
         self._ended = dict.fromkeys(Status, 0)
         #: How long runs took that are not counted yet: whoever appends looks whether there are BATCH by now.

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from runcrew import clock
-from runcrew.errors import QueueFull
+from runcrew.errors import ConfigError, QueueFull
 from runcrew.job import Status
 from runcrew.lifecycle.inside import is_inside
 from runcrew.lifecycle.service import GRACE
 from runcrew.queue.desk import Desk
+from runcrew.queue.options import NowOptions
 from runcrew.queue.service import QueueService
 from runcrew.queue.ticket import Ticket
 
@@ -62,6 +63,11 @@ async def run_now(
 ) -> Any:
     """Past the queue, and wait for the value."""
     desk = queue.at_work()
+    for name in options:
+        if name not in NowOptions.__annotations__:
+            raise ConfigError(
+                f"{name}: run_now takes {' and '.join(NowOptions.__annotations__)} only: submit() takes more"
+            )
     ticket = desk.make(fn, args, options)
     ticket.more().rules = ()
     desk.spares.accept(ticket)

@@ -49,6 +49,13 @@ _ODD: Final = 0x20 | 0x100 | 0x200  # generators, and what else is no job or onl
 class Desk:
     """The tickets and the workers of one life."""
 
+    __slots__ = (
+        "_arrived", "_at", "_begin", "_completed", "_new_round", "_pump_due", "_pumping", "_slice_ends", "_takes",
+        "_teardown", "_times", "_usual", "accepted", "books", "carrier", "context", "delayed", "draining", "ended",
+        "ends", "free", "group", "home", "levels", "loop", "name", "now", "open", "over", "room", "setup",
+        "slice_is_over", "spares",
+    )  # fmt: skip
+
     def __init__(self, home: QueueService[Any], setup: Setup, context: contextvars.Context) -> None:
         self.home = home
         self.name = home.name
@@ -77,7 +84,7 @@ class Desk:
         self.carrier = Carrier(self)
         self.spares = Spares(self)
         self._begin = self.carrier.begin
-        self._arrived = self.books.collector.arrived
+        self._arrived = self.books.arrived
         self._completed = self.books.collector.completed
         self._times = self.books.times
         self._takes = setup.takes
@@ -427,7 +434,7 @@ class Desk:
 
     def worker_gone(self, worker: Worker) -> None:
         """See Door."""
-        if self.home.hub.wants(WorkerGone):
+        if worker.reason and self.home.hub.wants(WorkerGone):  # without one it has never been there
             self.home.hub.emit(WorkerGone(self.now(), self.name, worker.number, worker.reason, worker.error))
 
     def opening_failed(self, worker: Worker, delay: float, error: BaseException) -> None:

@@ -33,6 +33,8 @@ Task: Final = asyncio.Task
 class Carrier:
     """Carries out the runs of one desk."""
 
+    __slots__ = ("_all_in_tasks", "_bare", "_books", "_carry", "_desk", "_inline", "_loop", "_returned", "threads")
+
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._loop = desk.loop
