@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
+from operator import mul
 from typing import Final, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
 from runcrew import clock as clocks
@@ -184,6 +186,13 @@ class Collector:
         if len(completed) >= 3 * BATCH:
             self._count_unless_somebody_does()
 
+    def completed_many(self, elapsed: Iterable[float], waited: Iterable[float], ended: Iterable[float]) -> None:
+        """Many have succeeded: how long each took and had waited, in seconds, and when it ended. As many of each."""
+        scale = repeat(SCALE)
+        with self._lock:
+            self._tally.spans(list(map(mul, elapsed, scale)), list(map(mul, waited, scale)), list(ended))
+            self._count()
+
     def failed(
         self, queued: float, started: float | None, ended: float, status: Status, waited: float | None = None
     ) -> None:
@@ -290,10 +299,14 @@ class _Tally:
 
     def completed(self, flat: list[float]) -> None:
         """Three for each: how long it took, how long it waited (both scaled), and when it ended."""
-        self.ends[Status.SUCCEEDED] += len(flat) // 3
-        self.execution.add_scaled(flat[0::3])
-        self.wait.add_scaled(flat[1::3])
-        self.completions_rate.add_many(flat[2::3])
+        self.spans(flat[0::3], flat[1::3], flat[2::3])
+
+    def spans(self, elapsed: list[float], waited: list[float], ended: list[float]) -> None:
+        """The same in three lists, the first two of which may be changed."""
+        self.ends[Status.SUCCEEDED] += len(ended)
+        self.execution.add_scaled(elapsed)
+        self.wait.add_scaled(waited)
+        self.completions_rate.add_many(ended)
 
     def failed(self, batch: list[_Failed]) -> None:
         for _, _, _, status, _ in batch:

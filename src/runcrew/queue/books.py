@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from operator import sub
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import AbandonedCall
 from runcrew.durations import text
 from runcrew.errors import brief
 from runcrew.events import Hub, RunEnded, RunRequeued, RunRetried, RunStarted, ThreadAbandoned
-from runcrew.insight import Collector, CollectorContract, RunStats
+from runcrew.insight import Collector, CollectorContract, Metrics, RunStats
 from runcrew.job import Status
 from runcrew.queue.decide import Again
 from runcrew.queue.ticket import SUCCEEDED, More, Ticket
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("runcrew")
 
-#: So many times are counted together.
-BATCH: Final = 1024
+#: So many runs are counted together.
+BATCH: Final = 512
 
 _FAILED: Final = Status.FAILED
 _TIMED_OUT: Final = Status.TIMED_OUT
@@ -41,12 +42,15 @@ class Books:
         )
         #: By status, but for those that succeeded with their first attempt: they are what else has ended.
         self._ended = dict.fromkeys(Status, 0)
-        #: How long runs took that are not counted yet: whoever appends looks whether there are BATCH by now.
-        self.times: list[float] = []
+        #: Of those: when they were accepted, began and ended, in one list. Whoever adds to it calls `count` when it has
+        #: become `limit` long: many are counted in one go, which is much cheaper. But who collects by means of
+        #: his own hears of each.
+        self.stamps: list[float] = []
+        self.limit = 3 * BATCH if isinstance(collector, Collector) else 3
         self._timed = 0
         self._total = self._last = self._most = 0.0
         self._least = float("inf")
-        #: When the last run ended that did not end at once on the loop.
+        #: When the last run ended that has been counted.
         self.last_ended = 0.0
         self.retries = 0
         self.never_started = 0
@@ -66,12 +70,12 @@ class Books:
     def ended(self, ticket: Ticket[Any], status: Status, now: float, waited: float | None) -> None:
         """A run ended, in whatever way."""
         self._ended[status] += 1
+        self.count()  # in the order of their ends
         self.last_ended = now
         started, more = ticket._started, ticket._more
         first = started if more is None or more.first_started is None else more.first_started
         if first is not None:
-            self.times.append(max(0.0, now - first))
-            self.count_times()
+            self._count_times([max(0.0, now - first)])
         elif status is not Status.SKIPPED:
             self.never_started += 1
         if status is SUCCEEDED:
@@ -87,15 +91,32 @@ class Books:
         self.retries += 1
         self.collector.retried(now)
 
-    def count_times(self) -> None:
-        """Count the times that have come together: all at once, which is cheaper than one by one."""
-        times = self.times[:]
-        del self.times[:]
-        if times:
-            self._timed += len(times)
-            self._total += sum(times)
-            self._last = times[-1]
-            self._least, self._most = min(self._least, *times), max(self._most, *times)
+    def count(self) -> None:
+        """Count what has come together."""
+        stamps = self.stamps[:]
+        del self.stamps[: len(stamps)]
+        if not stamps:
+            return
+        queued, started, ended = stamps[0::3], stamps[1::3], stamps[2::3]
+        elapsed = list(map(sub, ended, started))
+        self.last_ended = ended[-1]
+        self._count_times(elapsed)
+        if isinstance(self.collector, Collector):
+            self.collector.completed_many(elapsed, map(sub, started, queued), ended)
+            return
+        for one in zip(queued, started, ended, strict=True):
+            self.collector.completed(*one)
+
+    def _count_times(self, elapsed: list[float]) -> None:
+        self._timed += len(elapsed)
+        self._total += sum(elapsed)
+        self._last = elapsed[-1]
+        self._least, self._most = min(self._least, *elapsed), max(self._most, *elapsed)
+
+    def metrics(self) -> Metrics:
+        """What the collector has collected."""
+        self.count()
+        return self.collector.metrics()
 
     def ends_so_far(self) -> tuple[int, int, int]:
         """How many runs have come to an end of their own, were cut short, and ended before they began."""
@@ -107,7 +128,7 @@ class Books:
         desk = self._desk
         at_once = desk.ended - sum(self._ended.values())
         counts = {**self._ended, SUCCEEDED: self._ended[SUCCEEDED] + at_once}
-        self.count_times()
+        self.count()
         timed = self._timed > 0
         return RunStats(
             begun=desk.accepted,
@@ -117,7 +138,7 @@ class Books:
             elapsed_last=self._last if timed else None,
             elapsed_min=self._least if timed else None,
             elapsed_max=self._most if timed else None,
-            last_ended=desk.last_ended,
+            last_ended=self.last_ended or None,
             **{status.value: count for status, count in counts.items()},
         )
 

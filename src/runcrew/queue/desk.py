@@ -24,7 +24,7 @@ from runcrew.errors import ConfigError, QueueFull, brief
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Job, Status, entered
 from runcrew.lifecycle.inside import inside, is_inside
-from runcrew.queue.books import BATCH, Books
+from runcrew.queue.books import Books
 from runcrew.queue.ends import Ends
 from runcrew.queue.levels import Levels
 from runcrew.queue.on_loop import Carrier
@@ -50,10 +50,39 @@ class Desk:
     """The tickets and the workers of one life."""
 
     __slots__ = (
-        "_arrived", "_at", "_begin", "_completed", "_new_round", "_pump_due", "_pumping", "_slice_ends", "_takes",
-        "_teardown", "_times", "_usual", "accepted", "books", "carrier", "context", "delayed", "draining", "ended",
-        "ends", "free", "group", "home", "levels", "loop", "name", "now", "open", "over", "room", "setup",
-        "slice_is_over", "spares",
+        "_arrived",
+        "_at",
+        "_begin",
+        "_limit",
+        "_new_round",
+        "_pump_due",
+        "_pumping",
+        "_slice_ends",
+        "_stamps",
+        "_takes",
+        "_teardown",
+        "_usual",
+        "accepted",
+        "books",
+        "carrier",
+        "context",
+        "delayed",
+        "draining",
+        "ended",
+        "ends",
+        "free",
+        "group",
+        "home",
+        "levels",
+        "loop",
+        "name",
+        "now",
+        "open",
+        "over",
+        "room",
+        "setup",
+        "slice_is_over",
+        "spares",
     )  # fmt: skip
 
     def __init__(self, home: QueueService[Any], setup: Setup, context: contextvars.Context) -> None:
@@ -85,8 +114,7 @@ class Desk:
         self.spares = Spares(self)
         self._begin = self.carrier.begin
         self._arrived = self.books.arrived
-        self._completed = self.books.collector.completed
-        self._times = self.books.times
+        self._stamps, self._limit = self.books.stamps, self.books.limit
         self._takes = setup.takes
         #: Whether nothing is asked for of a run that says nothing.
         self._usual = setup.terms == NOTHING and setup.dedupe is None
@@ -118,8 +146,11 @@ class Desk:
             plain = not Job(fn).is_async
         if plain is not self._takes:
             self.setup.check(fn, plain)
-        if not options and self._usual:
-            return Ticket(self, fn, args, plain, NORMAL, copy_context())
+        if self._usual:
+            if not options:
+                return Ticket(self, fn, args, plain, NORMAL, copy_context())
+            if len(options) == 1 and type(priority := options.get("priority")) is int:
+                return Ticket(self, fn, args, plain, priority, copy_context())
         return self._make_special(fn, args, plain, options)
 
     def _make_special(
@@ -148,10 +179,7 @@ class Desk:
 
     def has_room(self, ticket: Ticket[Any]) -> bool:
         """Whether there is room for it now, and nobody would be overtaken."""
-        room = self.room
-        if not room.reserved and not room.waiting and self.levels.count + len(self.delayed) < room.maxsize:
-            return True
-        return room.is_free(self.is_for_later(ticket))
+        return self.levels.count < self.room.ample or self.room.is_free(self.is_for_later(ticket))
 
     def is_for_later(self, ticket: Ticket[Any]) -> bool:
         """Whether it has to wait for its time first."""
@@ -233,6 +261,7 @@ class Desk:
     def wait_outside(self, ticket: Ticket[Any], more: More, delay: float) -> None:
         """Let it wait outside the queue until its time has come."""
         self.delayed[ticket] = None
+        self.room.changed()
         more.back_timer = self.later(delay, self._back, ticket)
 
     def _back(self, ticket: Ticket[Any]) -> None:
@@ -240,6 +269,7 @@ class Desk:
         more = ticket.more()
         more.back_timer = None
         del self.delayed[ticket]
+        self.room.changed()
         self.levels.put_back(ticket)
         self.pump()
 
@@ -326,11 +356,10 @@ class Desk:
             ticket._status = SUCCEEDED
             ticket._args, ticket._context = (), None
             self.ended += 1
-            self._completed(ticket._queued, started, ended)
-            times = self._times
-            times.append(ended - started)
-            if len(times) == BATCH or self.books.tells:
-                self._told(ticket)
+            stamps = self._stamps
+            stamps += (ticket._queued, started, ended)
+            if len(stamps) >= self._limit or self.books.tells:
+                self._tell(ticket)
             if ticket._waiters is not None:
                 ticket._wake()
         elif ticket._status is None:
@@ -357,24 +386,18 @@ class Desk:
         ticket._status = SUCCEEDED
         ticket._args, ticket._context = (), None
         self.ended += 1
-        self._completed(ticket._queued, started, ended)
-        times = self._times
-        times.append(ended - started)
-        self.books.last_ended = ended
-        if len(times) == BATCH or self.books.tells:
-            self._told(ticket)
+        stamps = self._stamps
+        stamps += (ticket._queued, started, ended)
+        if len(stamps) >= self._limit or self.books.tells:
+            self._tell(ticket)
         if ticket._waiters is not None:
             ticket._wake()
 
-    @property
-    def last_ended(self) -> float | None:
-        """When the last run ended; None where none has."""
-        return max(self._at, self.books.last_ended) or None
-
-    def _told(self, ticket: Ticket[Any]) -> None:
+    def _tell(self, ticket: Ticket[Any]) -> None:
+        """It is time to count, or somebody wants to hear of each."""
         books = self.books
-        if len(self._times) >= BATCH:
-            books.count_times()
+        if len(self._stamps) >= self._limit:
+            books.count()
             # Where time stands still, a slice ends by the number of runs.
             self._slice_ends = 0.0
         if books.tells:

@@ -250,6 +250,7 @@ class Ends:
             error = more.history[-1].error
         if ticket in desk.delayed:
             del desk.delayed[ticket]
+            desk.room.changed()
         elif more.past_queue:
             desk.spares.forget(ticket)
         else:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Room:
     """The room of one queue, in one life."""
 
-    __slots__ = ("_desk", "maxsize", "reserved", "waiting")
+    __slots__ = ("_desk", "ample", "maxsize", "reserved", "waiting")
 
     def __init__(self, desk: Desk, maxsize: float) -> None:
         self._desk = desk
@@ -26,6 +26,13 @@ class Room:
         #: Those who wait for room (and whether what they bring is for later), and how many have been told of some.
         self.waiting: OrderedDict[asyncio.Future[None], bool] = OrderedDict()  # taking the first of many is cheap
         self.reserved = 0
+        #: With fewer than so many in the queue there is room for everybody; 0 where that has to be looked at.
+        self.ample = maxsize
+
+    def changed(self) -> None:
+        """What else takes room has changed."""
+        easy = not self.waiting and not self.reserved
+        self.ample = self.maxsize - len(self._desk.delayed) if easy else 0.0
 
     def is_free(self, later: bool = False) -> bool:
         """Whether one more may come in, without anybody being overtaken. `later`: its time is still to come."""
@@ -44,11 +51,12 @@ class Room:
         while self.waiting:
             waiter, later = next(iter(self.waiting.items()))
             if not self.has_left(later):
-                return
+                break
             self.waiting.popitem(last=False)
             if not waiter.done():
                 self.reserved += 1
                 waiter.set_result(None)
+        self.changed()
 
     def close(self) -> None:
         """Let all go on: they look again, and find that nothing is accepted any more."""
@@ -62,10 +70,12 @@ class Room:
         """Return with a reservation: `claim` it at once. Cancelling gives up the place in the line."""
         waiter = self._desk.loop.create_future()
         self.waiting[waiter] = later
+        self.changed()
         try:
             await waiter
         except BaseException:
             self.waiting.pop(waiter, None)
+            self.changed()
             if waiter.done() and not waiter.cancelled():
                 self.claim()  # it had been promised: to the next
                 self.look()
@@ -74,3 +84,4 @@ class Room:
     def claim(self) -> None:
         """Give a reservation back, to be used at once."""
         self.reserved -= 1
+        self.changed()

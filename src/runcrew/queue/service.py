@@ -20,7 +20,7 @@ from runcrew.errors import (
     WrongLoop,
     brief,
 )
-from runcrew.insight import CollectorContract, Metrics
+from runcrew.insight import Metrics
 from runcrew.lifecycle import BaseService, Hooks, State, Stuck
 from runcrew.lifecycle.tasks import task_stack, thread_stack, unless_torn_down
 from runcrew.queue.desk import Desk
@@ -54,10 +54,7 @@ class QueueService(BaseService, Generic[R]):
 
         A collector of the user's own is asked for its own, and what it raises comes out.
         """
-        return self._collector().metrics()
-
-    def _collector(self) -> CollectorContract:
-        return self.setup.new_collector() if self.desk is None else self.desk.books.collector
+        return self.setup.new_collector().metrics() if self.desk is None else self.desk.books.metrics()
 
     @property
     def size(self) -> int:
