@@ -105,3 +105,69 @@ def test_a_backoff_that_has_no_answer_gives_up() -> None:
     decision = Restarts(Intensity(5), Broken()).failed(0.0)
     assert isinstance(decision, GiveUp)
     assert isinstance(decision.error, ConfigError)
+
+
+# --- what is never given up --------------------------------------------------------------
+
+
+def delays(restarts: Restarts, times: list[float]) -> list[float]:
+    """The pause after a failure at each of these times."""
+    decided = [restarts.failed(now) for now in times]
+    assert all(isinstance(decision, Restart) for decision in decided)
+    return [decision.delay for decision in decided if isinstance(decision, Restart)]
+
+
+def test_without_an_intensity_nothing_is_given_up() -> None:
+    """It is only ever more slowly restarted, up to a pace that stays."""
+    restarts = Restarts(None, Grows())
+    pauses = delays(restarts, [0.0] * 1000)
+    assert [0.0, 1.0, 2.0, 3.0] == pauses[:4]
+    assert sorted(pauses) == pauses
+    assert [20.0] * 500 == pauses[500:]
+    assert 1000 == restarts.total
+
+
+def test_without_an_intensity_a_long_bad_time_is_forgotten_in_minutes() -> None:
+    """The count has a limit of its own: four times what drains in a minute."""
+    restarts = Restarts(None, Grows())
+    delays(restarts, [0.0] * 10_000)
+    assert [5.0] == delays(restarts, [20.0 + 60 * 3])
+    assert [0.0] == delays(restarts, [20.0 + 60 * 10])
+
+
+@given(st.lists(st.floats(0, 100), max_size=60), st.integers(0, 3))
+def test_without_an_intensity_no_mix_is_given_up(gaps: list[float], at_once: int) -> None:
+    """Whatever the pace of the failures: another restart, and never a pause that is longer than the longest."""
+    restarts = Restarts(None, Exponential("1s", cap="30s", jitter="none"), at_once=at_once)
+    assert all(0 <= pause <= 30 for pause in delays(restarts, [sum(gaps[: i + 1]) for i in range(len(gaps))]))
+
+
+@pytest.mark.parametrize("at_once", [0, 1, 2])
+def test_the_first_failures_are_followed_at_once(at_once: int) -> None:
+    """As many as was said; the backoff begins at its beginning after them."""
+    restarts = Restarts(None, Exponential("1s", cap="30s", jitter="none"), at_once=at_once)
+    assert [0.0] * at_once + [1.0, 2.0, 4.0] == delays(restarts, [0.0] * (at_once + 3))
+
+
+def test_at_once_is_for_the_beginning_only() -> None:
+    """It is due again when good times have passed, and not before."""
+    restarts = Restarts(None, Constant(7), at_once=1)
+    assert [0.0, 7.0, 7.0, 0.0] == delays(restarts, [0.0, 1.0, 8.0, 600.0])
+
+
+def test_at_once_counts_against_the_intensity() -> None:
+    """A restart without a pause is a restart."""
+    restarts = Restarts(Intensity(2, "60s"), Constant(1), at_once=5)
+    assert [True, True, False] == [isinstance(restarts.failed(0.0), Restart) for _ in range(3)]
+
+
+def test_without_an_intensity_a_backoff_that_has_no_answer_is_told() -> None:
+    """That is the one thing that it cannot decide."""
+
+    class Broken:
+        def delay(self, n: int) -> float:
+            raise ConfigError("no delay")
+
+    decision = Restarts(None, Broken()).failed(0.0)
+    assert isinstance(decision, GiveUp)
+    assert "no delay" == str(decision.error)

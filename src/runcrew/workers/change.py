@@ -23,25 +23,19 @@ class Change:
     job.
     """
 
-    __slots__ = ("_failures", "_group", "_over")
+    __slots__ = ("_group", "_over")
 
     def __init__(self, group: Group) -> None:
         self._group = group
-        self._failures = group.counts.failed_openings
         self._over = Latch()
 
     def __repr__(self) -> str:
         state = "done" if self._over.is_open else "under way"
         return f"<Change of {self._group.name} to {self._group.target}: {state}>"
 
-    def look(self) -> bool:
-        """For the group: whether it is complete by now."""
-        group = self._group
-        failed = group.counts.failed_openings > self._failures
-        moving = group.opening + group.leaving + group.closing
-        if group.closed or failed or (not moving and group.staying >= min(group.target, group.places)):
-            self._over.open()
-        return self._over.is_open
+    def end(self) -> None:
+        """For the group: it is complete."""
+        self._over.open()
 
     def __await__(self) -> Generator[Any, None, int]:
         if not self._over.is_open:

@@ -28,14 +28,17 @@ from runcrew.workers.door import Counts, Door
 from runcrew.workers.keeper import Keeper, KeeperInLoop, KeeperInThread
 from runcrew.workers.limits import Limits
 from runcrew.workers.own_thread import OwnThread
+from runcrew.workers.pace import Pace
 from runcrew.workers.resource import Recipe
-from runcrew.workers.restart import Restart, Restarts
 from runcrew.workers.worker import ABANDONED, BUSY, CLOSING, FREE, GONE, LEAVING, OPENING, Worker
 
 _log: Final = logging.getLogger("runcrew")
 
 #: Nobody is there, and so many times in a row all openings have failed: it is not to be expected that one will succeed.
 HOPELESS: Final = 3
+
+#: Who has no resource that anybody could use.
+_WITHOUT: Final = (OPENING, CLOSING, GONE)
 
 
 class Group:
@@ -87,16 +90,11 @@ class Group:
         #: Whether no worker is hired (any more), and those that are there leave.
         self.closed = True
         self._settling = self._dirty = self._cut = False
-        self._changes: dict[Change, None] = {}
+        self._changes: list[Change] = []
         #: Those whose resource somebody else has ended, until they are gone.
         self._lost: dict[Worker, None] = {}
-        self._restarts = Restarts(None, backoff, at_once=1)
-        #: How many waves of failures there have been; and since the last success, how many of openings. Those that
-        #: were under way at the same time are one wave.
-        self._waves = 0
-        self.failed_in_a_row = 0
-        #: No opening before that, in loop time; and what looks again then.
-        self._not_before = 0.0
+        self.pace = Pace(backoff)
+        #: What looks again when an opening may come.
         self._timer: asyncio.TimerHandle | None = None
         self.stalled = False
         self.last_error: BaseException | None = None
@@ -174,13 +172,13 @@ class Group:
     @property
     def is_hopeless(self) -> bool:
         """Whether nobody is there, and opening after opening fails."""
-        return self.failed_in_a_row >= HOPELESS and not self.there
+        return self.pace.failing >= HOPELESS and not self.there
 
     def resize(self, target: int, *, cut: bool = False) -> Change:
         """Let there be so many, begun at once. `cut`: those that leave have their work cut short."""
         self.target = target
         change = Change(self)
-        self._changes[change] = None
+        self._changes.append(change)
         self.settle(cut=cut)
         return change
 
@@ -205,10 +203,22 @@ class Group:
                     self._look_if_stalled()
         finally:
             self._settling = False
-        if self._changes:
-            self._changes = {change: None for change in self._changes if not change.look()}
+        if self._changes and self._is_settled:
+            self._end_changes()
         if self.closed and not self.held:
             self._door.all_gone()
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether nobody comes or goes, and none of those is missing that can be there."""
+        moving = self._opening or self._leaving or self._closing
+        return self.closed or (not moving and self.staying >= min(self.target, self.places))
+
+    def _end_changes(self) -> None:
+        """Those that are under way are complete, as far as they can be."""
+        changes, self._changes = self._changes, []
+        for change in changes:
+            change.end()
 
     def _hire_missing(self) -> None:
         # Asked again for each one: the first step of a job may be taken in here, and change anything.
@@ -216,11 +226,11 @@ class Group:
             if self.recipe is not None:
                 if self._lost:
                     return  # perhaps the loop is on its way down: see `lost`
-                wait = self._not_before - self.loop.time()
+                wait = self.pace.not_before - self.loop.time()
                 if wait > 0:
                     self._look_again(wait)
                     return
-                if self.failed_in_a_row and self._opening:
+                if self.pace.failing and self._opening:
                     return  # what fails is tried by one; the others follow when it has succeeded
             self.hire()
 
@@ -228,7 +238,7 @@ class Group:
         """Let one more come, at once. For `settle`; and for a door that needs one beyond the target."""
         self._numbers += 1
         worker = Worker(self, self._numbers)
-        worker.wave = self._waves
+        worker.wave = self.pace.wave
         worker.simple = self.simple
         self.roster[worker] = None
         self._opening += 1
@@ -241,13 +251,16 @@ class Group:
         if surplus <= 0:
             return
         for worker in list(islice(self.free, surplus)):  # those that have been free for longest
+            surplus -= 1
             self.leave(worker, why)
         for state in (OPENING, BUSY):
-            surplus = self.staying - self.target
+            # Never more than that, though there be more by now: how those are to go is said by who has asked for it.
+            surplus = min(surplus, self.staying - self.target)
             if surplus <= 0:
                 return
             found = (worker for worker in reversed(self.roster) if worker.state is state)
             for worker in list(islice(found, surplus)):
+                surplus -= 1
                 self.leave(worker, why)
                 if cut and worker.state is LEAVING:
                     self._door.worker_lost(worker, asyncio.CancelledError("its worker was told to leave at once"))
@@ -286,7 +299,7 @@ class Group:
         if worker.state is not OPENING:
             return
         self._opening -= 1
-        self.failed_in_a_row = 0
+        self.pace.opened()
         self.counts.opened += 1
         worker.state = FREE
         self.free[worker] = None
@@ -307,13 +320,12 @@ class Group:
         if wanted:
             self.last_error = error
             self.counts.failed_openings += 1
-            if worker.wave == self._waves or not self.failed_in_a_row:
-                self.failed_in_a_row += 1
             for_good = isinstance(error, ConfigError)  # the recipe is wrong: no other opening will do better
-            delay = self._pause(worker)
+            delay = self.pace.opening_failed(worker.wave, self.loop.time())
             follows = "and never will be" if for_good else f"the next attempt comes in {text(delay)}"
             self._warn("a resource could not be made, %s: %s", follows, brief(error))
             self.closed = self.closed or for_good
+            self._end_changes()
             self._door.opening_failed(worker, delay, error)
             if for_good:
                 self.close()
@@ -373,13 +385,13 @@ class Group:
 
     def condemn(self, worker: Worker, error: BaseException, reason: str) -> None:
         """The resource of this worker must not be used again: it leaves, and is replaced."""
-        if worker.faulty or worker.state is GONE:
+        if worker.faulty or worker.state in _WITHOUT:
             return
         worker.faulty = True
         worker.error = self.last_error = error
         self.counts.replaced += 1
         if self.recipe is not None:
-            self._pause(worker)
+            self.pace.died(worker.wave, self.loop.time())
         self.leave(worker, reason)
         self.settle()
 
@@ -476,17 +488,7 @@ class Group:
         """If it was lost: nobody waits for its end any more."""
         if worker in self._lost:
             del self._lost[worker]
-            self._not_before = max(self._not_before, self.loop.time() + MOMENT)
-
-    def _pause(self, worker: Worker) -> float:
-        """How long to wait before the next opening. Failures of workers that came together count as one."""
-        now = self.loop.time()
-        if worker.wave == self._waves:
-            self._waves += 1
-            decided = self._restarts.failed(now)
-            # A backoff of the user's own that gives nonsense has no say in whether a worker is replaced.
-            self._not_before = max(self._not_before, now + (decided.delay if isinstance(decided, Restart) else 1.0))
-        return max(0.0, self._not_before - now)
+            self.pace.put_off(self.loop.time() + MOMENT)
 
     def _first_is_over(self, worker: Worker) -> None:
         if self._first_left and worker.number <= self._first:

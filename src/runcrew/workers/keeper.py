@@ -202,12 +202,12 @@ class KeeperInThread(Keeper):
         worker.error = error
         super().end_thread(worker)
 
-    def _thread_ended(self, worker: Worker, thread: OwnThread) -> None:
+    def _thread_ended(self, worker: Worker, _: OwnThread) -> None:
         if worker.opened is None or worker.state is OPENING:
             worker.thread = None
             self.group.opening_failed(worker, worker.error or NoThread("the worker's own thread has died"))
         else:
-            super()._thread_ended(worker, thread)
+            super()._thread_ended(worker, _)
 
 
 class _Opening:
