@@ -60,7 +60,8 @@ class Teardown:
         """Go on once all that was cancelled has ended, and there was a moment for the loop to close in."""
         if self._over:
             return
-        if any(not task.done() for task in self._dying):
+        groups = (self._desk.group, self._desk.spares.group)
+        if any(group.closing for group in groups) or any(not task.done() for task in self._dying):
             self._desk.later(MOMENT, self._look)
             return
         self._dying = []
