@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Mapping
-from contextvars import copy_context
-from types import FunctionType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
-from runcrew.backends.calls import running_loop
 from runcrew.errors import ConfigError, QueueFull, brief
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
-from runcrew.job import Job, Status, entered
+from runcrew.job import Status, entered
 from runcrew.lifecycle.inside import inside, is_inside
 from runcrew.queue.books import Books
 from runcrew.queue.ends import Ends
 from runcrew.queue.levels import Levels
+from runcrew.queue.making import Maker
 from runcrew.queue.on_loop import Carrier
-from runcrew.queue.options import NORMAL, NOTHING, level, terms
 from runcrew.queue.room import Room
 from runcrew.queue.spares import Spares
 from runcrew.queue.teardown import Teardown
@@ -41,9 +38,6 @@ if TYPE_CHECKING:
 
 #: How long runs are handed out in one round of the loop, in seconds.
 SLICE: Final = 0.001
-
-_ASYNC: Final = 0x80  # inspect.CO_COROUTINE
-_ODD: Final = 0x20 | 0x100 | 0x200  # generators, and what else is no job or only looks like a plain function
 
 
 class Desk:
@@ -59,9 +53,7 @@ class Desk:
         "_pumping",
         "_slice_ends",
         "_stamps",
-        "_takes",
         "_teardown",
-        "_usual",
         "accepted",
         "books",
         "carrier",
@@ -75,6 +67,7 @@ class Desk:
         "home",
         "levels",
         "loop",
+        "make",
         "name",
         "now",
         "open",
@@ -112,12 +105,11 @@ class Desk:
         self.free = self.group.free
         self.carrier = Carrier(self)
         self.spares = Spares(self)
+        #: Makes a ticket that is not accepted yet.
+        self.make = Maker(self).make
         self._begin = self.carrier.begin
         self._arrived = self.books.arrived
         self._stamps, self._limit = self.books.stamps, self.books.limit
-        self._takes = setup.takes
-        #: Whether nothing is asked for of a run that says nothing.
-        self._usual = setup.terms == NOTHING and setup.dedupe is None
         self._pumping = self._pump_due = False
         #: When the slice of this round ends; and whether one may begin: none has in this round.
         self._slice_ends = 0.0
@@ -135,42 +127,6 @@ class Desk:
         self.loop.call_soon(callback, *args, context=self.context)
 
     # --- acceptance -----------------------------------------------------------------------
-
-    def make(self, fn: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any]) -> Ticket[Any]:
-        """A ticket that is not accepted yet. Raises ConfigError for what cannot be run, or makes no sense."""
-        if running_loop() is not self.loop:
-            self.home.at_work()  # says what is wrong
-        if type(fn) is FunctionType and not (flags := fn.__code__.co_flags) & _ODD and not fn.__dict__:
-            plain = not flags & _ASYNC
-        else:
-            plain = not Job(fn).is_async
-        if plain is not self._takes:
-            self.setup.check(fn, plain)
-        if self._usual:
-            if not options:
-                return Ticket(self, fn, args, plain, NORMAL, copy_context())
-            if len(options) == 1 and type(priority := options.get("priority")) is int:
-                return Ticket(self, fn, args, plain, priority, copy_context())
-        return self._make_special(fn, args, plain, options)
-
-    def _make_special(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], plain: bool, options: Mapping[str, Any]
-    ) -> Ticket[Any]:
-        """One for which something is asked for, here or by the queue."""
-        priority = options.get("priority", NORMAL)
-        if type(priority) is not int:
-            level(priority)
-        ticket: Ticket[Any] = Ticket(self, fn, args, plain, priority, copy_context())
-        if self._usual and len(options) == 1 and "priority" in options:
-            return ticket
-        asked = terms(self.setup.terms, options)
-        if asked != NOTHING or self.setup.dedupe is not None:
-            more = ticket.more()
-            more.timeout, more.at_most_once, more.rules = asked.timeout, asked.at_most_once, asked.rules
-            more.due_span, more.delay = asked.deadline, asked.delay
-            if plain and more.timeout is not None:
-                self.setup.check_timeout(fn)
-        return ticket
 
     def check_open(self) -> None:
         """Raise what says why nothing is accepted, if so."""
