@@ -306,6 +306,25 @@ async def test_a_verdict_counts_once(arrows: Arrows) -> None:
     await door.close()
 
 
+@pytest.mark.virtual
+async def test_each_that_is_gone_says_why(arrows: Arrows) -> None:
+    """Also one that was never there."""
+    maker = Maker(failing=1)
+    door = await FakeDoor(arrows, maker.recipe(), size=1, most=2).open()
+    await asyncio.sleep(1)
+    door.group.condemn(door.only(), ValueError("broken"), "its resource proved faulty")
+    await asyncio.sleep(5)
+    await door.group.resize(2)
+    await door.group.resize(1)
+    await door.close()
+    assert [
+        "its resource could not be made",
+        "its resource proved faulty",
+        "the group was made smaller",
+        "the group was closed",
+    ] == [reason for reason, _ in door.gone]
+
+
 @pytest.mark.parity("T5.15")
 @pytest.mark.defect("D5.4")
 @pytest.mark.parametrize("plain", [False, True], ids=["async", "sync"])

@@ -322,6 +322,22 @@ async def test_nobody_is_hired_while_lost_ones_are_on_their_way(arrows: Arrows) 
 
 
 @pytest.mark.virtual
+async def test_nobody_is_hired_at_once_where_a_taking_down_was_cut_off(arrows: Arrows) -> None:
+    """That, too, may be a loop on its way down."""
+    maker = Maker(closing=5)
+    door = await FakeDoor(arrows, maker.recipe(), size=1, most=1).open()
+    door.group.resize(0)
+    await asyncio.sleep(1)
+    door.group.resize(1)
+    keepers()[0].cancel()
+    await asyncio.sleep(0.005)
+    assert (1, {}) == (len(maker.times), door.group.roster)
+    await asyncio.sleep(1)
+    assert 1 == door.group.there
+    await door.close()
+
+
+@pytest.mark.virtual
 async def test_an_abandoned_one_that_was_lost_is_waited_for_no_more(arrows: Arrows) -> None:
     """It may hold its resource for ever; the others are replaced all the same."""
     maker = Maker()

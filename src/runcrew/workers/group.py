@@ -86,7 +86,9 @@ class Group:
         #: Whether the door may move workers from BUSY to FREE by itself.
         self.simple = self.limits is None
         self._numbers = 0
-        self._opening = self._leaving = self._closing = self._abandoned = 0
+        #: How many of them make their resource; have been told to leave, and have work in hand; take their resource
+        #: down; have work that nobody waits for any more.
+        self.opening = self.leaving = self.closing = self.abandoned = 0
         #: Whether no worker is hired (any more), and those that are there leave.
         self.closed = True
         self._settling = self._dirty = self._cut = False
@@ -127,47 +129,27 @@ class Group:
     @property
     def staying(self) -> int:
         """How many are there or come, and have not been told to leave."""
-        return len(self.roster) - self._leaving - self._closing - self._abandoned
+        return len(self.roster) - self.leaving - self.closing - self.abandoned
 
     @property
     def there(self) -> int:
         """How many are there, with their resource, and can have work in hand."""
-        return self.staying - self._opening + self._leaving
+        return self.staying - self.opening + self.leaving
 
     @property
     def held(self) -> int:
         """How many of the places are taken. One that was abandoned takes another one's while it is taken down."""
-        return len(self.roster) - self._abandoned
+        return len(self.roster) - self.abandoned
 
     @property
     def places(self) -> int:
         """How many there may be now: abandoned ones that are not to be replaced hold theirs."""
-        return self.most - max(0, self._abandoned - self._max_abandoned)
-
-    @property
-    def opening(self) -> int:
-        """How many make their resource."""
-        return self._opening
-
-    @property
-    def leaving(self) -> int:
-        """How many have been told to leave, and have work in hand."""
-        return self._leaving
-
-    @property
-    def closing(self) -> int:
-        """How many take their resource down."""
-        return self._closing
+        return self.most - max(0, self.abandoned - self._max_abandoned)
 
     @property
     def busy(self) -> int:
         """How many have work in hand and stay."""
-        return self.staying - self._opening - len(self.free)
-
-    @property
-    def abandoned(self) -> int:
-        """How many have work that nobody waits for any more."""
-        return self._abandoned
+        return self.staying - self.opening - len(self.free)
 
     @property
     def is_hopeless(self) -> bool:
@@ -211,7 +193,7 @@ class Group:
     @property
     def _is_settled(self) -> bool:
         """Whether nobody comes or goes, and none of those is missing that can be there."""
-        moving = self._opening or self._leaving or self._closing
+        moving = self.opening or self.leaving or self.closing
         return self.closed or (not moving and self.staying >= min(self.target, self.places))
 
     def _end_changes(self) -> None:
@@ -230,7 +212,7 @@ class Group:
                 if wait > 0:
                     self._look_again(wait)
                     return
-                if self.pace.failing and self._opening:
+                if self.pace.failing and self.opening:
                     return  # what fails is tried by one; the others follow when it has succeeded
             self.hire()
 
@@ -241,7 +223,7 @@ class Group:
         worker.wave = self.pace.wave
         worker.simple = self.simple
         self.roster[worker] = None
-        self._opening += 1
+        self.opening += 1
         self._keeper.open(worker)
         return worker
 
@@ -287,7 +269,7 @@ class Group:
             self.stalled = True
             _log.error(
                 "%s is stalled: %d abandoned threads hold all places, and nothing can run until one of them ends",
-                self.name, self._abandoned, extra={"service": self.home.name},
+                self.name, self.abandoned, extra={"service": self.home.name},
             )  # fmt: skip
             self._door.group_stalled()
         self.stalled = stalled
@@ -298,7 +280,7 @@ class Group:
         """It is there, with what it owns."""
         if worker.state is not OPENING:
             return
-        self._opening -= 1
+        self.opening -= 1
         self.pace.opened()
         self.counts.opened += 1
         worker.state = FREE
@@ -315,7 +297,7 @@ class Group:
     def opening_failed(self, worker: Worker, error: BaseException) -> None:
         """What it was to own could not be made."""
         wanted = worker.state is OPENING and not self.closed
-        worker.error = error
+        worker.error, worker.reason = error, worker.reason or "its resource could not be made"
         self._out(worker)
         if wanted:
             self.last_error = error
@@ -341,6 +323,8 @@ class Group:
         if worker.error is not None and not worker.faulty:
             self.last_error = worker.error
             self._warn("taking a resource down failed: %s", brief(worker.error))
+            if isinstance(worker.error, asyncio.CancelledError):  # mostly as in `lost`
+                self.pace.put_off(self.loop.time() + MOMENT)
         self._out(worker)
         self.settle()
 
@@ -350,6 +334,7 @@ class Group:
         Mostly that is the loop on its way down, and whatever is begun on it now is lost as well. So nobody is hired
         before all that are lost are gone, and then only if the loop goes on.
         """
+        self.pace.put_off(self.loop.time() + MOMENT)
         if worker.state is FREE or worker.state is BUSY or worker.state is LEAVING:
             self._lost[worker] = None
             self.condemn(worker, error, "its resource is lost")
@@ -358,8 +343,8 @@ class Group:
 
     def came_back(self, worker: Worker) -> None:
         """The work of an abandoned one has ended after all, or will never be heard of any more."""
-        self._abandoned -= 1
-        self._closing += 1
+        self.abandoned -= 1
+        self.closing += 1
         worker.state = CLOSING
 
     # --- one worker's way: for the door -----------------------------------------------------
@@ -373,7 +358,7 @@ class Group:
                 self._be_free(worker)
                 return
         if worker.state is LEAVING:
-            self._leaving -= 1
+            self.leaving -= 1
             self._close(worker)
         elif worker.state is ABANDONED:
             if worker.thread is None:
@@ -404,11 +389,11 @@ class Group:
             self._close(worker)
         elif state is BUSY:
             worker.state, worker.reason = LEAVING, reason
-            self._leaving += 1
+            self.leaving += 1
         elif state is OPENING:
             worker.state, worker.reason = CLOSING, reason
-            self._opening -= 1
-            self._closing += 1
+            self.opening -= 1
+            self.closing += 1
             self._first_is_over(worker)
             self._keeper.close(worker)
         self._dirty = True
@@ -420,12 +405,12 @@ class Group:
         otherwise the door says by `released` when it has ended.
         """
         if worker.state is LEAVING:
-            self._leaving -= 1
+            self.leaving -= 1
         elif worker.state is not BUSY:
             return
         worker.state = ABANDONED
         worker.reason = worker.reason or "its work was abandoned"
-        self._abandoned += 1
+        self.abandoned += 1
         self._found(worker)
         if worker.work is None and worker.thread is not None:
             self._keeper.end_thread(worker)
@@ -466,16 +451,16 @@ class Group:
 
     def _close(self, worker: Worker) -> None:
         worker.state = CLOSING
-        self._closing += 1
+        self.closing += 1
         self._keeper.close(worker)
 
     def _out(self, worker: Worker) -> None:
         state = worker.state
         if state is OPENING:
-            self._opening -= 1
+            self.opening -= 1
             self._first_is_over(worker)
         elif state is CLOSING:
-            self._closing -= 1
+            self.closing -= 1
         worker.state = GONE
         worker.resource = worker.opened = None
         del self.roster[worker]
