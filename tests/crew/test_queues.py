@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import runcrew as rc
 from runcrew.abc import Handler
 from runcrew.events import StateChanged
 from runcrew.job import Outcome, Run
 from runcrew.lifecycle import State
+from runcrew.supervise.graph import with_phases
+from runcrew.testing import run_virtual
 
 
 def now() -> float:
@@ -386,6 +391,19 @@ async def test_a_removed_queue_is_waited_for_by_nobody() -> None:
     assert ["db opens", "begins", "db closes", "begins"] == said
 
 
+@pytest.mark.virtual
+async def test_the_name_of_a_removed_queue_is_free() -> None:
+    """A source that takes it waits for nobody, and least of all for itself."""
+    crew = rc.Crew(keep_open=True)
+    async with crew:
+        crew.queue("db")
+        await asyncio.sleep(1)
+        await crew.remove("db")
+        crew.add(rc.OneShot(long, name="db"))
+        await asyncio.sleep(1)
+        assert State.RUNNING is crew["db"].state  # type: ignore[attr-defined]
+
+
 # --- failing --------------------------------------------------------------------------------------
 
 
@@ -479,6 +497,28 @@ async def test_a_failed_run_is_nobodys_failure() -> None:
         assert State.RUNNING is crew.state
 
 
+@pytest.mark.virtual
+@pytest.mark.parametrize("nested", [False, True])
+async def test_a_resource_that_does_not_let_go_is_named(nested: bool) -> None:
+    """The report of the crew says what hangs and where, and not only that a child does."""
+
+    async def deaf() -> AsyncIterator[None]:
+        yield
+        while now() < 100:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(100)
+
+    crew, db = rc.Crew(), rc.Queue("db", resource=deaf)
+    crew.add(rc.Supervisor(db, name="below") if nested else db)
+    await crew.start()
+    report = await crew.kill()
+    (stuck,) = report.would_not_stop
+    assert ("db", "the resource of worker 1 (closing)") == (stuck.service, stuck.what)
+    assert "opened.close()" in stuck.stack
+    assert now() <= 3
+    await asyncio.sleep(200)
+
+
 # --- supervisors in between -----------------------------------------------------------------------
 
 
@@ -549,3 +589,73 @@ def test_a_queue_can_be_the_whole_program() -> None:
     queue.subscribe(lambda _: queue.stop(), StateChanged)
     assert 0 == rc.run(queue)
     assert State.STOPPED is queue.state
+
+
+# --- any crew at all ------------------------------------------------------------------------------
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> dict[str, list[str]]:
+    """Queues and sources by name, q… and s…, with what they depend on; in any order of adding."""
+    names = draw(st.permutations([f"q{i}" for i in range(3)] + [f"s{i}" for i in range(4)]))
+    needs = {name: [other for other in names[:i] if draw(st.integers(0, 3)) == 0] for i, name in enumerate(names)}
+    return {name: needs[name] for name in draw(st.permutations(names))}
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans(), st.booleans())
+def test_whatever_depends_on_what_nothing_that_may_be_submitted_is_refused(
+    plan: dict[str, list[str]], by_job: bool
+) -> None:
+    """On its way down each child submits to every queue that outlives it, and all of that is accepted and done."""
+    queues = [name for name in plan if name.startswith("q")]
+    outlives = with_phases(plan, queues)
+    done: list[str] = []
+    refused: list[str] = []
+
+    async def main() -> None:
+        crew = rc.Crew("any")
+        made: dict[str, rc.Queue[Any]] = {}
+
+        async def store(of: str, to: str) -> None:
+            await asyncio.sleep(1)
+            done.append(f"{of} to {to}")
+
+        async def last_words(of: str) -> None:
+            for to in outlives[of]:
+                if to in made:
+                    try:
+                        await made[to].submit(store, of, to)
+                    except rc.RuncrewError as error:
+                        refused.append(f"{of} to {to}: {error}")
+
+        async def of_a_queue(of: str) -> None:
+            await asyncio.sleep(2)
+            await last_words(of)
+
+        def source(of: str) -> Callable[[], Any]:
+            async def job() -> None:
+                try:
+                    await long()
+                finally:
+                    await last_words(of)
+
+            return job
+
+        for name, needs in plan.items():
+            if name in queues:
+                made[name] = crew.queue(name, depends_on=needs)
+            else:
+                crew.add(rc.OneShot(source(name), name=name), depends_on=needs)
+        await crew.start()
+        await asyncio.sleep(1)
+        if by_job:
+            for name in queues:
+                await made[name].submit(of_a_queue, name)
+        report = await crew.stop("1h")
+        assert report.clean
+
+    run_virtual(main)
+    assert [] == refused
+    speakers = [name for name in plan if by_job or name not in queues]
+    assert sorted(f"{of} to {to}" for of in speakers for to in outlives[of] if to in queues) == sorted(done)

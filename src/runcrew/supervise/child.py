@@ -203,10 +203,12 @@ class Child:
         else:
             await self.service.stop(0)
 
-    def stuck(self) -> Stuck:
-        """What is said of it where it would not stop."""
+    def stuck(self) -> tuple[Stuck, ...]:
+        """What is said of it where it would not stop: what it has found by itself, or that it is there."""
+        if isinstance(self.service, BaseService) and self.service._life.stuck:
+            return self.service._life.stuck
         where = "" if self.task is None else task_stack(self.task)
-        return Stuck(self.name, f"the service ({self.hangs})", where)
+        return (Stuck(self.name, f"the service ({self.hangs})", where),)
 
     def give_up(self) -> None:
         """Wait for its end no longer, if anybody does."""

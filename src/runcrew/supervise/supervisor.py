@@ -168,7 +168,7 @@ class Supervisor(BaseService):
         if not await child.gone.wait_until(Limit(self._now() + GRACE)):
             self._help(self._kill_child(child), f"kill-{child.name}")
             if not await child.gone.wait_until(Limit(self._now() + GRACE)):
-                self._life.stuck += (child.stuck(),)
+                self._life.stuck += child.stuck()
                 child.give_up()
         if isinstance(child.service, BaseService):
             hooks, end = child.service._take_hooks(), self._now() + self._hooks_timeout
@@ -432,7 +432,8 @@ class Supervisor(BaseService):
         return grace + self._hooks_timeout if leaving else grace
 
     def _still_running(self) -> tuple[Stuck, ...]:
-        return tuple(child.stuck() for child in self._children.values() if not child.gone.is_open)
+        left = [child for child in self._children.values() if not child.gone.is_open]
+        return tuple(stuck for child in left for stuck in child.stuck())
 
     def _hooks_at_end(self) -> list[Hook]:
         below = [hook for _, service in self._children.ours() for hook in service._hooks_at_end()]
