@@ -22,13 +22,16 @@ _ODD: Final = 0x20 | 0x100 | 0x200  # generators, and what else is no job or onl
 class Maker:
     """Makes the tickets of one desk."""
 
-    __slots__ = ("_desk", "_loop", "_setup", "_takes", "_usual")
+    __slots__ = ("_desk", "_last", "_last_is_plain", "_loop", "_setup", "_takes", "_usual")
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._loop = desk.loop
         self._setup = setup = desk.setup
         self._takes = setup.takes
+        #: The function that was looked at last, and what it is.
+        self._last: Callable[..., Any] | None = None
+        self._last_is_plain = False
         #: Whether nothing is asked for of a run that says nothing.
         self._usual = setup.terms == NOTHING and setup.dedupe is None
 
@@ -36,18 +39,28 @@ class Maker:
         """A ticket that is not accepted yet. Raises ConfigError for what cannot be run, or makes no sense."""
         if running_loop() is not self._loop:
             self._desk.home.at_work()  # says what is wrong
-        if type(fn) is FunctionType and not (flags := fn.__code__.co_flags) & _ODD and not fn.__dict__:
-            plain = not flags & _ASYNC
+        if fn is self._last:
+            plain = self._last_is_plain
         else:
-            plain = not Job(fn).is_async
-        if plain is not self._takes:
-            self._setup.check(fn, plain)
+            plain = self._look_at(fn)
         if self._usual:
             if not options:
                 return Ticket(self._desk, fn, args, plain, NORMAL, copy_context())
             if len(options) == 1 and type(priority := options.get("priority")) is int:
                 return Ticket(self._desk, fn, args, plain, priority, copy_context())
         return self._make_special(fn, args, plain, options)
+
+    def _look_at(self, fn: Callable[..., Any]) -> bool:
+        """Whether it is a plain function, or an async one; refused where it can be neither here."""
+        if type(fn) is FunctionType and not (flags := fn.__code__.co_flags) & _ODD and not fn.__dict__:
+            plain = not flags & _ASYNC
+        else:
+            plain = not Job(fn).is_async
+        if plain is not self._takes:
+            self._setup.check(fn, plain)
+        if type(fn) is FunctionType:  # mostly the next one is the same
+            self._last, self._last_is_plain = fn, plain
+        return plain
 
     def _make_special(
         self, fn: Callable[..., Any], args: tuple[Any, ...], plain: bool, options: Mapping[str, Any]

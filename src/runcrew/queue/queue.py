@@ -218,7 +218,7 @@ class Queue(QueueService[R]):
         desk = self.desk
         if desk is not None and desk.open and not desk.slice_is_over:
             ticket = desk.make(fn, args, options)
-            if desk.has_room(ticket):
+            if desk.levels.count < desk.room.ample or desk.has_room(ticket):
                 desk.accept(ticket)
             else:
                 await calls.admit(desk, ticket)
@@ -251,7 +251,7 @@ class Queue(QueueService[R]):
         if desk is None or not desk.open:
             raise self.refusal()
         ticket = desk.make(fn, args, options)
-        if desk.has_room(ticket) or desk.make_room(ticket):
+        if desk.levels.count < desk.room.ample or desk.has_room(ticket) or desk.make_room(ticket):
             desk.accept(ticket)
         return ticket
 
@@ -281,7 +281,7 @@ class Queue(QueueService[R]):
         if desk is not None and desk.open and not desk.slice_is_over:
             desk.check_wait()
             ticket = desk.make(fn, args, options)
-            if desk.has_room(ticket):
+            if desk.levels.count < desk.room.ample or desk.has_room(ticket):
                 desk.accept(ticket)
                 if ticket._status is SUCCEEDED:
                     return ticket._result
