@@ -19,7 +19,8 @@ import asyncio, sys, threading, time
 import runcrew as rc
 
 def say(word):
-    print(word, flush=True)
+    sys.stdout.write(word + "\\n")  # in one, since several threads do it
+    sys.stdout.flush()
 
 async def until_told():
     say("begun")
@@ -87,6 +88,31 @@ failing = one(fails)
 hooked = one(until_told, on_stopped=bad_hook)
 slow_hooked = one(until_told, on_stopped=slow_hook, hooks_timeout="100ms")
 announced = one(until_told, on_stopping=bad_hook)
+
+# Each of two workers owns what is opened and closed in its own thread. Ten jobs take half a second.
+def opened():
+    say("opened")
+    yield threading.get_ident()
+    say("closed")
+
+def store(owner, number):
+    assert owner == threading.get_ident()
+    rc.current_run().wait_cancelled("100ms")
+    say("told" if rc.current_run().cancelled else f"stored {number}")
+
+async def sell():
+    for number in range(10):
+        await orders.submit(store, number)
+    say("begun")
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await orders.submit(store, "the last one", priority=rc.HIGH)
+
+queued = rc.Crew("shop")
+orders = queued.queue("orders", resource=opened, workers=2)
+queued.oneshot(sell)
+alone = rc.Queue("shop", on_stopping=lambda: say("stopping"), on_stopped=lambda: say("stopped"))
 """
 
 
@@ -137,6 +163,37 @@ def test_the_second_signal_kills(run: Start, name: str, word: str) -> None:
     assert 0 == program.end(), program.said
     assert ["begun", word] == program.out
     program.wait_for("SIGINT again: killing")
+
+
+def test_a_queue_does_what_it_has_accepted(run: Start) -> None:
+    """A signal ends the source, whose last words are stored too, and then the queue, when it has nothing left."""
+    program = run("queued")
+    program.signal()
+    assert 0 == program.end(), program.said
+    stored = [line for line in program.out if line.startswith("stored")]
+    assert sorted(f"stored {number}" for number in [*range(10), "the last one"]) == sorted(stored)
+    assert (2, ["closed"] * 2) == (program.out.count("opened"), program.out[-2:])
+
+
+def test_a_second_signal_cuts_a_queue_short(run: Start) -> None:
+    """What runs is told, what waits never runs, and what was opened is closed all the same."""
+    program = run("queued")
+    program.signal()
+    program.wait_for("SIGTERM: draining")
+    program.signal()
+    assert 0 == program.end(), program.said
+    assert len([line for line in program.out if line.startswith("stored")]) < 11
+    assert (2, 2) == (program.out.count("opened"), program.out.count("closed"))
+
+
+def test_a_queue_may_be_the_whole_program(start: Start, tmp_path: Path) -> None:
+    """It runs until a signal ends it, and ends well."""
+    (tmp_path / "app.py").write_text(APP)
+    program = start("run", "app:alone", "-v")
+    program.wait_for("shop: starting -> running")
+    program.signal()
+    assert 0 == program.end(), program.said
+    assert ["stopping", "stopped"] == program.out
 
 
 def test_a_signal_after_the_end_changes_nothing(run: Start) -> None:
