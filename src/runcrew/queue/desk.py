@@ -277,12 +277,16 @@ class Desk:
             room.look()
 
     def hold(self) -> None:
-        """Hand nothing out from here on: what is begun now would be lost."""
+        """Hand nothing out from here on, and hire nobody: what is begun now would be lost."""
         self._pumping = True
+        self.group.hold(True)
+        self.spares.group.hold(True)
 
     def hold_no_more(self) -> None:
         """Go on."""
         self._pumping = False
+        self.group.hold(False)
+        self.spares.group.hold(False)
         self.pump()
 
     def _take_slice(self, now: float) -> bool:

@@ -26,6 +26,7 @@ class Teardown:
         self._over = False
         #: The tasks that were cancelled together with the canary.
         self._dying: list[asyncio.Task[Any]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._canary = self._new_canary()
         self._last = self._last_word()
         _step(self._last.__anext__())
@@ -40,6 +41,8 @@ class Teardown:
         if self._over:
             return
         self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
         if not self._desk.loop.is_closed():
             self._canary.cancel()
             _step(self._last.aclose())
@@ -54,7 +57,7 @@ class Teardown:
             return
         self._dying = [task for task in asyncio.all_tasks() if task.cancelling()]
         self._desk.hold()
-        self._desk.later(MOMENT, self._look)
+        self._timer = self._desk.later(MOMENT, self._look)
 
     def _look(self) -> None:
         """Go on once all that was cancelled has ended, and there was a moment for the loop to close in."""
@@ -62,7 +65,7 @@ class Teardown:
             return
         groups = (self._desk.group, self._desk.spares.group)
         if any(group.closing for group in groups) or any(not task.done() for task in self._dying):
-            self._desk.later(MOMENT, self._look)
+            self._timer = self._desk.later(MOMENT, self._look)
             return
         self._dying = []
         self._canary = self._new_canary()
