@@ -111,8 +111,9 @@ async def test_the_low_ones_get_on_under_a_constant_load_of_urgent_ones() -> Non
         began = clock.time()
         for _ in range(3):
             queue.submit_nowait(low, priority=rc.LOW)
-        while len(served) < 3:
-            await asyncio.sleep(1)
+        async with asyncio.timeout(1000):
+            while len(served) < 3:
+                await asyncio.sleep(1)
         flooding.cancel()
         first = served[0] - began
         assert 10 < first <= 10 + 16 + 1, "after max_wait the next sixteenth pick is its own"

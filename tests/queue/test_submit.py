@@ -154,6 +154,7 @@ async def test_a_full_queue_lets_its_callers_wait_in_the_order_of_coming() -> No
 
 
 @pytest.mark.parity("T5.20", "T5.23")
+@pytest.mark.defect("D5.14")
 @pytest.mark.virtual
 async def test_who_waits_for_room_is_let_go_by_a_stop() -> None:
     """A stop lets those go who wait for room: nothing of theirs was submitted, and they are told why."""

@@ -103,8 +103,9 @@ async def test_openings_that_fail_come_less_and_less_often() -> None:
     async with rc.Queue(
         "db", resource=things, workers=4, backoff=rc.Exponential("1s", cap="8s", jitter="none")
     ) as queue:
-        while queue.stats().alive < 4:
-            await asyncio.sleep(0.25)
+        async with asyncio.timeout(1000):
+            while queue.stats().alive < 4:
+                await asyncio.sleep(0.25)
     assert [0.0, 0.0, 0.0] == things.pauses[:3], "all four try at the start"
     assert [1.0, 2.0] == things.pauses[4:6], "then one does; the first at once"
     assert 11 == len(things.asked)
@@ -206,6 +207,8 @@ async def test_a_worker_that_died_is_not_there_to_be_dismissed() -> None:
         for _ in range(10):
             with pytest.raises(Broken):
                 await queue.run(breaks)
+        await asyncio.sleep(1)
+        assert 6 == queue.stats().alive
         assert 2 == await queue.less(4)
         await asyncio.sleep(1)
         assert (2, 2, 10) == (queue.stats().alive, len(things.open), queue.stats().replaced)
