@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -120,6 +121,17 @@ async def test_a_submit_with_a_bad_option_is_refused_and_accepts_nothing() -> No
             with pytest.raises(rc.ConfigError):
                 await queue.submit_many(give, [1], **options)
         assert 0 == queue.stats().runs.begun
+
+
+@pytest.mark.virtual
+async def test_run_now_takes_only_what_it_heeds() -> None:
+    """What would mean nothing past the queue is refused there."""
+    async with rc.Queue("db", spares=1) as queue:
+        heedless: list[dict[str, Any]] = [{"priority": 1}, {"delay": 1}, {"retry": ()}, {"at_most_once": True}]
+        for options in heedless:
+            with pytest.raises((rc.ConfigError, TypeError)):
+                await queue.run_now(give, 1, **options)
+        assert 1 == await queue.run_now(give, 1, timeout=1, deadline=timedelta(seconds=2))
 
 
 @pytest.mark.parity("T5.13")

@@ -11,7 +11,7 @@ import pytest
 from queue_made import Broken, Gate, PlainThings, Things, is_healthy, now, rounds, take, use, use_plainly
 
 import runcrew as rc
-from runcrew.queue.queue import QueueOptions
+from runcrew.queue import QueueOptions
 
 
 @pytest.mark.parity("T5.14", "T5.17", "T5.18")
