@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from operator import sub
 from typing import TYPE_CHECKING, Any, Final
@@ -47,6 +48,7 @@ class Books:
         #: his own hears of each.
         self.stamps: list[float] = []
         self.limit = 3 * BATCH if isinstance(collector, Collector) else 3
+        self._counting = threading.RLock()
         self._timed = 0
         self._total = self._last = self._most = 0.0
         self._least = float("inf")
@@ -92,7 +94,11 @@ class Books:
         self.collector.retried(now)
 
     def count(self) -> None:
-        """Count what has come together."""
+        """Count what has come together. In any thread: somebody may want to know."""
+        with self._counting:
+            self._count()
+
+    def _count(self) -> None:
         stamps = self.stamps[:]
         del self.stamps[: len(stamps)]
         if not stamps:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import Iterator
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from runcrew.backends import AbandonedCall
 from runcrew.backends.calls import running_loop
@@ -31,6 +31,9 @@ from runcrew.workers import Worker
 
 R = TypeVar("R")
 
+#: How often another thread looks again, where it is disturbed.
+_TRIES: Final = 100
+
 
 class QueueService(BaseService, Generic[R]):
     """A queue, but for its calls. A Desk is one life of it."""
@@ -46,7 +49,12 @@ class QueueService(BaseService, Generic[R]):
     # --- looking ----------------------------------------------------------------------
 
     def stats(self) -> QueueStats:
-        """An immutable snapshot."""
+        """An immutable snapshot, from any thread."""
+        for _ in range(_TRIES):
+            try:
+                return snapshot(self)
+            except RuntimeError:  # something grew or shrank while another thread than the loop's looked at it
+                continue
         return snapshot(self)
 
     def metrics(self) -> Metrics:

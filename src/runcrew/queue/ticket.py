@@ -200,20 +200,23 @@ class Ticket(Generic[T]):
                 self._remove(waiter)
 
     def _check_wait(self) -> None:
-        desk = self._desk
-        if running_loop() is not desk.loop:
-            raise WrongLoop(
-                f"{self!r} is awaited on another event loop than that of {desk.name}: await it there "
-                "(from a thread, asyncio.run_coroutine_threadsafe with that loop)"
-            )
+        self._check_place("awaited")
         if self._more is None or not self._more.past_queue:
-            desk.check_wait()
+            self._desk.check_wait()
+
+    def _check_place(self, what: str) -> None:
+        if running_loop() is not self._desk.loop:
+            raise WrongLoop(
+                f"{self!r} can be {what} only on the event loop of {self._desk.name} (from a thread, "
+                "loop.call_soon_threadsafe or asyncio.run_coroutine_threadsafe with that loop)"
+            )
 
     def on_done(self, callback: Callable[[Ticket[T]], object]) -> None:
         """Have `callback(ticket)` called on the event loop, soon after the end; soon, if it has ended already.
 
-        It is called in the queue's own context. What it raises is logged.
+        It is called in the queue's own context. What it raises is logged. Raises WrongLoop as `cancel` does.
         """
+        self._check_place("watched")
         if self._status is None:
             self._add(callback)
         else:
@@ -253,9 +256,11 @@ class Ticket(Generic[T]):
         Plain, never waits, idempotent. A run that waits ends at once, as cancelled. An async job is cancelled
         where it awaits; a plain one in a thread is told (`rc.current_run().cancelled`), and goes on until it
         looks. What the job makes of it stands: a value is a success, an error of its own a failure.
+        Raises WrongLoop on another loop than the queue's, and in a plain thread.
         """
         if self._status is not None:
             return False
+        self._check_place("cancelled")
         return self._desk.ends.end_early(self, Status.CANCELLED, "it was cancelled by its ticket")
 
     # --- what it is made of -----------------------------------------------------------------
