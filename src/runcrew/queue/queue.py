@@ -43,13 +43,13 @@ class Queue(QueueService[R]):
 
     @overload
     def __init__(
-        self: Queue[NoResource], name: str = ..., *, resource: None = None, **options: Unpack[QueueOptions]
+        self: Queue[NoResource], name: str | None = ..., *, resource: None = None, **options: Unpack[QueueOptions]
     ) -> None: ...
 
     @overload
     def __init__(
         self,
-        name: str = ...,
+        name: str | None = ...,
         *,
         resource: FromGenerator[R],
         check: Callable[[R], object] | None = ...,
@@ -59,7 +59,7 @@ class Queue(QueueService[R]):
     @overload
     def __init__(
         self,
-        name: str = ...,
+        name: str | None = ...,
         *,
         resource: FromAsyncGenerator[R],
         check: Callable[[R], object] | None = ...,
@@ -69,7 +69,7 @@ class Queue(QueueService[R]):
     @overload
     def __init__(
         self,
-        name: str = ...,
+        name: str | None = ...,
         *,
         resource: FromAsync[R],
         destroy: Callable[[R], object] | None = ...,
@@ -80,7 +80,7 @@ class Queue(QueueService[R]):
     @overload
     def __init__(
         self: Queue[C],
-        name: str = ...,
+        name: str | None = ...,
         *,
         resource: FromCall[C],
         destroy: Callable[[C], object] | None,
@@ -91,7 +91,7 @@ class Queue(QueueService[R]):
     @overload
     def __init__(
         self,
-        name: str = ...,
+        name: str | None = ...,
         *,
         resource: FromIterator[R],
         check: Callable[[R], object] | None = ...,
@@ -101,7 +101,7 @@ class Queue(QueueService[R]):
     @overload
     def __init__(
         self,
-        name: str = ...,
+        name: str | None = ...,
         *,
         resource: FromCall[R],
         destroy: Callable[[R], object] | None = ...,
@@ -111,7 +111,7 @@ class Queue(QueueService[R]):
 
     def __init__(
         self,
-        name: str = "queue",
+        name: str | None = None,
         *,
         resource: Callable[[], Any] | None = None,
         destroy: Callable[[Any], object] | Unset | None = UNSET,
@@ -143,7 +143,9 @@ class Queue(QueueService[R]):
         on_stopped: Hooks = (),
         hooks_timeout: Duration = "5s",
     ) -> None:
-        """resource: makes what each worker owns, and jobs get as their first argument. A generator or async generator
+        """name: for logs, events, reports; None: "queue".
+
+        resource: makes what each worker owns, and jobs get as their first argument. A generator or async generator
             function that yields it once; or any other callable, whose result is taken down by `destroy`. Async
             resources live on the event loop, others in their worker's own thread, where its jobs run too.
         destroy: takes the result of a creator down; None: there is nothing to take down.
@@ -183,6 +185,7 @@ class Queue(QueueService[R]):
             max_wait=max_wait, max_abandoned=max_abandoned, backend=backend, collector=collector, retry=retry,
             timeout=timeout, deadline=deadline, concurrency=concurrency, dedupe=dedupe, middleware=middleware,
         )  # fmt: skip
+        name = "queue" if name is None else name
         super().__init__(name, setup, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout)
 
     # --- one run ------------------------------------------------------------------------
