@@ -116,7 +116,8 @@ def test_a_second_signal_cuts_short(start: Start, tmp_path: Path) -> None:
         assert 3 == demo.end(), demo.said
     is_gone(demo)
     assert "SIGTERM again: killing" in demo.said
-    assert "the abandoned thread" in demo.said
+    assert "would not stop: " in demo.said
+    assert "connection.getresponse()" in demo.said, "the line where it hangs"
     with closing(sqlite3.connect(tmp_path / "watch.db")) as db:
         stored = db.execute("select count(*) from result").fetchone()[0]
     assert stored == len([line for line in demo.out if re.search(RESULT, line)])
