@@ -109,7 +109,8 @@ async def value_of(ticket: Ticket[Any]) -> Any:
 async def ended(ticket: Ticket[Any]) -> None:
     """Return when the run has ended, though we be cancelled. A thread that was told has its grace; then it is left."""
     desk = ticket._desk
-    patience: asyncio.TimerHandle | None = desk.later(GRACE, give_up_thread, desk, ticket)
+    # Less than what a stop gives to us: so that we have ended when it looks who has not.
+    patience: asyncio.TimerHandle | None = desk.later(GRACE / 2, give_up_thread, desk, ticket)
     try:
         while ticket._status is None:
             waiter = desk.loop.create_future()

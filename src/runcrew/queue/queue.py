@@ -278,7 +278,7 @@ class Queue(QueueService[R]):
         """Submit it and wait for its value; raises what `await ticket` raises, and what `submit` does.
 
         Cancelling cancels the run, and returns when that has ended: a thread is told, and abandoned if it has not
-        ended a second later. Raises WouldDeadlock in a job of this queue.
+        ended half a second later. Raises WouldDeadlock in a job of this queue.
         """
         desk = self.desk
         if desk is not None and desk.open and not desk.slice_is_over:
