@@ -10,6 +10,7 @@ from runcrew.backends.guarded import await_job as await_job
 from runcrew.backends.guarded import call_job as call_job
 from runcrew.backends.guarded import call_job_in_thread as call_job_in_thread
 from runcrew.backends.guarded import gave_awaitable as gave_awaitable
+from runcrew.backends.guarded import is_awaitable as is_awaitable
 from runcrew.backends.loop import LoopBackend as LoopBackend
 from runcrew.backends.pools import services as services
 from runcrew.backends.pools import shared as shared

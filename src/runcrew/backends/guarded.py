@@ -162,9 +162,14 @@ def _returned(run: Run, value: Any, now: float) -> Outcome[Any]:
     return run.finished(Status.FAILED, now, error=error)
 
 
+def is_awaitable(value: object) -> bool:
+    """Whether it is something that is still to be awaited."""
+    return hasattr(type(value), "__await__")
+
+
 def gave_awaitable(name: str, value: Any) -> TypeError | None:
     """What is wrong with a plain function that gave this; None: nothing, it is no awaitable."""
-    if not hasattr(type(value), "__await__"):
+    if not is_awaitable(value):
         return None
     what = f"an object of type {type(value).__qualname__}"
     if isinstance(value, CoroutineType):

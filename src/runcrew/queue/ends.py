@@ -221,6 +221,8 @@ class Ends:
     def finish(self, ticket: Ticket[Any], status: Status, result: Any, now: float, reason: str) -> None:
         """This is what came of it."""
         ticket._ended, ticket._result = now, result
+        if isinstance(result, BaseException) and status is not Status.SUCCEEDED:
+            ticket.more().trace = result.__traceback__
         waited: float | None = None
         more = ticket.more() if reason else ticket._more
         if more is not None:
@@ -260,8 +262,8 @@ class Ends:
             desk.room.look()
         desk.look_if_drained()
 
-    def end_early(self, ticket: Ticket[Any], status: Status, reason: str) -> bool:
-        """Ask a run to end. False: it had been asked before."""
+    def end_early(self, ticket: Ticket[Any], status: Status, reason: str, *, cancels: bool = True) -> bool:
+        """Ask a run to end. False: it had been asked before. `cancels`: if need be, by cancelling it."""
         more = ticket.more()
         if more.why is not None:
             return False
@@ -271,7 +273,7 @@ class Ends:
             more.run.tell()
         if ticket._worker is None:
             self.end_waiting(ticket, status, reason)
-        else:
+        elif cancels:
             self._desk.carrier.cancel(ticket, ticket._worker)
         return True
 

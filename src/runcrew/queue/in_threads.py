@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from runcrew.backends import AbandonedCall, NoThread
+from runcrew.backends import AbandonedCall, NoThread, is_awaitable
 from runcrew.errors import brief
 from runcrew.job import Run, Status, enter_unmade
 from runcrew.queue.ticket import More, Ticket
@@ -124,7 +124,7 @@ class Handed:
         length = ended - started
         threads.mean = mean + (length - mean) / (8 if length < mean else 2)
         desk = threads.desk
-        if ticket._more is None and self.error is None and not hasattr(type(self.value), "__await__"):
+        if ticket._more is None and self.error is None and not is_awaitable(self.value):
             desk.succeeded(ticket, self.value, started, ended)
         else:
             threads.settle(self)

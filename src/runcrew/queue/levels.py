@@ -65,22 +65,18 @@ class Levels:
             if line is not None:
                 self.count -= 1
                 return line.popleft()
-        for level in self._order:
-            line = self._lines[level]
-            while line:
-                ticket = line.popleft()
-                if ticket._status is None:
-                    self.count -= 1
-                    return ticket
-                self._dead -= 1
-        return None
+        line = self._front()
+        if line is None:
+            return None
+        self.count -= 1
+        return line.popleft()
 
     def pop_plain(self, most: int) -> list[Ticket[Any]]:
         """Those whose turns come next, at most so many, as long as they are plain jobs of one level."""
         taken: list[Ticket[Any]] = []
-        if most < 1 or self.first() is None:
+        line = self._front() if most > 0 else None
+        if line is None:
             return taken
-        line = next(line for level in self._order if (line := self._lines[level]))
         self._picks += 1
         while line and len(taken) < most:
             ticket = line[0]
@@ -96,14 +92,27 @@ class Levels:
 
     def first(self) -> Ticket[Any] | None:
         """Whose turn it would be by urgency; it stays."""
-        for level in self._order:
+        line = self._front()
+        return None if line is None else line[0]
+
+    def _front(self) -> deque[Ticket[Any]] | None:
+        """The most urgent line in which somebody waits: its first one does."""
+        for empty, level in enumerate(self._order):
             line = self._lines[level]
             while line:
                 if line[0]._status is None:
-                    return line[0]
+                    if empty > _KEPT:
+                        self._forget(empty)
+                    return line
                 line.popleft()
                 self._dead -= 1
         return None
+
+    def _forget(self, count: int) -> None:
+        """The most urgent levels, so many, are empty: what was asked for once may never be asked for again."""
+        for level in self._order[:count]:
+            del self._lines[level]
+        del self._order[:count]
 
     def left(self) -> None:
         """One of those that wait has ended."""
@@ -139,7 +148,7 @@ class Levels:
         return {level: count for level, count in found.items() if count}
 
     def _open(self, level: int) -> deque[Ticket[Any]]:
-        if len(self._order) > _KEPT:
+        if len(self._order) > _KEPT + 2 * self.count:  # most of them are empty
             self._order = [other for other in self._order if self._lines[other]]
             self._lines = {other: self._lines[other] for other in self._order}
         line = self._lines[level] = deque()

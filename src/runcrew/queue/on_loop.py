@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from runcrew.backends import gave_awaitable
+from runcrew.backends import gave_awaitable, is_awaitable
 from runcrew.job import Status, enter_unmade
 from runcrew.lifecycle.tasks import unless_torn_down
 from runcrew.queue.in_threads import InThreads, Line
@@ -158,7 +158,7 @@ class Carrier:
 
     def plain_returned(self, ticket: Ticket[Any], worker: Worker, value: Any) -> None:
         """A plain job returned: what must not be something that is still to be awaited."""
-        error = gave_awaitable(ticket.name, value) if hasattr(type(value), "__await__") else None
+        error = gave_awaitable(ticket.name, value) if is_awaitable(value) else None
         if error is None:
             self._returned(ticket, worker, value)
         else:
@@ -166,7 +166,7 @@ class Carrier:
 
     def plain_value(self, ticket: Ticket[Any], more: More, value: Any, ended: float) -> None:
         """A plain job returned this in a thread."""
-        error = gave_awaitable(ticket.name, value) if hasattr(type(value), "__await__") else None
+        error = gave_awaitable(ticket.name, value) if is_awaitable(value) else None
         if error is None:
             self._desk.ends.succeeded(ticket, more, value, ended)
         else:
@@ -200,7 +200,7 @@ class Carrier:
         """The run was asked to end. A thread is told, and goes on until it looks."""
         if isinstance(worker.work, Line):
             self.threads.cancel(ticket, worker.work)
-        elif worker.task is not None and not worker.task.cancelling():
+        elif worker.task is not None:
             worker.task.cancel()
 
     def cut(self, ticket: Ticket[Any], more: More, said: str) -> None:
@@ -223,13 +223,16 @@ class Carrier:
         said = "its worker had to leave" if isinstance(error, asyncio.CancelledError) else "its worker is lost"
         if isinstance(work, Line):
             self.threads.lost(work, said)
-        elif isinstance(work, Ticket):
-            self._desk.ends.end_early(work, Status.INTERRUPTED, said)
+        else:
+            for ticket in self.in_hand(worker):
+                # Where all tasks are cancelled, this one has been too, and is not to be cut off in its cleaning up.
+                being_cancelled = worker.faulty and worker.task is not None and worker.task.cancelling() > 0
+                self._desk.ends.end_early(ticket, Status.INTERRUPTED, said, cancels=not being_cancelled)
 
     def in_hand(self, worker: Worker) -> list[Ticket[Any]]:
         """What this worker has in hand."""
-        work = worker.work
-        return list(work.handed) if isinstance(work, Line) else [work] if isinstance(work, Ticket) else []
+        work: Line | Ticket[Any] | None = worker.work
+        return [] if work is None else list(work.handed) if isinstance(work, Line) else [work]
 
     def interrupt(self, worker: Worker, said: str) -> None:
         """A stop: what this worker has in hand is asked to end."""
@@ -245,10 +248,11 @@ class Carrier:
 
     def give_up(self, worker: Worker, said: str) -> None:
         """What it has in hand has not ended although it was cancelled, in good time: nobody waits for it any more."""
-        work, task = worker.work, worker.task
+        work: Line | Ticket[Any] | None = worker.work
+        task = worker.task
         if isinstance(work, Line):
             self.threads.give_up(work, said)
-        elif isinstance(work, Ticket):
+        elif work is not None:
             worker.group.abandon(worker)
             if task is not None:
                 task.cancel()

@@ -274,7 +274,9 @@ class Queue(QueueService[R]):
     @overload
     async def run(self, fn: Callable[[R, *Ts], T], /, *args: *Ts, **options: Unpack[SubmitOptions]) -> T: ...
 
-    async def run(self, fn: Callable[..., Any], /, *args: object, **options: object) -> Any:
+    async def run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, fn: Callable[..., Any], /, *args: object, **options: object
+    ) -> Any:
         """Submit it and wait for its value; raises what `await ticket` raises, and what `submit` does.
 
         Cancelling cancels the run, and returns when that has ended: a thread is told, and abandoned if it has not

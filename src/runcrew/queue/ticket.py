@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator
 from datetime import datetime
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from runcrew import clock
@@ -71,6 +72,8 @@ class More:
     waited: float = 0.0
     waits_since: float | None = None
     reason: str = ""
+    #: The traceback of its error as it was at the end: each time that it is raised adds to what it carries.
+    trace: TracebackType | None = None
     #: The key that it holds while it lives.
     claim: Claim | None = None
     #: Goes off when the attempt's time is up; and when the run's is.
@@ -121,7 +124,8 @@ class Ticket(Generic[T]):
         #: When the last attempt began.
         self._started: float | None = None
         self._status: Status | None = None
-        self._waiters: Waiter | list[Waiter] | None = None
+        #: What waits for its end, if anything does.
+        self._waiters: tuple[Waiter, ...] | None = None
         #: Who has it in hand; None while it waits.
         self._worker: Worker | None = None
         self._more: More | None = None
@@ -180,7 +184,13 @@ class Ticket(Generic[T]):
             yield from self._wait()
         if self._status is SUCCEEDED:
             return self._result  # type: ignore[no-any-return]
-        return self._outcome().unwrap()
+        outcome = self._outcome()
+        if outcome.error is not None and self._more is not None:
+            outcome.error.__traceback__ = self._more.trace
+        try:
+            return outcome.unwrap()
+        finally:
+            del outcome, self  # a frame that is left by an error stays in its traceback: it must not lead back to it
 
     async def outcome(self) -> Outcome[T]:
         """What came of it; never raises the job's error. Waits, and raises, as `await ticket` does otherwise."""
@@ -225,28 +235,22 @@ class Ticket(Generic[T]):
     def _add(self, waiter: Waiter) -> None:
         others = self._waiters
         if others is None:
-            self._waiters = waiter
-        elif isinstance(others, list):
-            others.append(waiter)
+            self._waiters = (waiter,)
         else:
-            self._waiters = [others, waiter]
+            self._waiters = (*others, waiter)
 
     def _remove(self, waiter: Waiter) -> None:
-        others = self._waiters
-        if others is waiter:
-            self._waiters = None
-        elif isinstance(others, list):
-            others[:] = [other for other in others if other is not waiter]
+        if self._waiters is not None:
+            self._waiters = tuple(other for other in self._waiters if other is not waiter) or None
 
     def _wake(self) -> None:
         """It has ended: tell those who wait."""
         waiters, self._waiters = self._waiters, None
-        for waiter in waiters if isinstance(waiters, list) else (waiters,):
-            if isinstance(waiter, asyncio.Future):
-                if not waiter.done():
-                    waiter.set_result(None)
-            elif waiter is not None:
+        for waiter in waiters or ():
+            if callable(waiter):
                 self._desk.call_soon(_call, waiter, self)
+            elif not waiter.done():
+                waiter.set_result(None)
 
     # --- ending it ----------------------------------------------------------------------
 
