@@ -175,19 +175,25 @@ class Outcome(Generic[T_co]):
         """
         if self.status is Status.SUCCEEDED:
             return self.value  # type: ignore[return-value]
-        self._raise()
+        try:
+            self._raise()
+        finally:
+            del self
 
     def _raise(self) -> NoReturn:
         error = self.error
-        if self.status is Status.FAILED and isinstance(error, Exception):
-            raise error
-        if self.status is Status.FAILED:
-            raise JobCrashed(f"the job raised {brief(error)}", self) from error
-        if self.status is Status.TIMED_OUT and isinstance(error, RunTimeout):
-            error.outcome = self
-            raise error
-        kind = _ERRORS[self.status]
-        raise kind(self.reason or f"the run was {self.status.value.replace('_', ' ')}", self) from error
+        try:
+            if self.status is Status.FAILED and isinstance(error, Exception):
+                raise error
+            if self.status is Status.FAILED:
+                raise JobCrashed(f"the job raised {brief(error)}", self) from error
+            if self.status is Status.TIMED_OUT and isinstance(error, RunTimeout):
+                error.outcome = self
+                raise error
+            kind = _ERRORS[self.status]
+            raise kind(self.reason or f"the run was {self.status.value.replace('_', ' ')}", self) from error
+        finally:
+            del error, self  # a frame that is left by an error stays in its traceback: it must not lead back to it
 
 
 _ERRORS: Final = {

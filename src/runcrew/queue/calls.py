@@ -104,6 +104,8 @@ async def value_of(ticket: Ticket[Any]) -> Any:
             ticket._desk.ends.end_early(ticket, Status.CANCELLED, "its caller was cancelled")
             await ended(ticket)
         raise
+    finally:
+        del ticket  # a frame that is left by an error stays in its traceback: it must not lead back to it
 
 
 async def ended(ticket: Ticket[Any]) -> None:

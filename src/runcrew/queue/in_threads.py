@@ -209,12 +209,13 @@ class InThreads:
     @property
     def has_places(self) -> bool:
         """Whether a thread could do with more, and one that it can do is next."""
-        return bool(self._hungry) and (first := self.desk.levels.first()) is not None and first._plain
+        levels = self.desk.levels
+        return bool(self._hungry) and not levels.owes and (first := levels.first()) is not None and first._plain
 
     def _share(self, most: int) -> list[Ticket[Any]]:
         """Of those that wait, as many as `most`; but not what the other free workers can begin at once."""
         desk = self.desk
-        return desk.levels.pop_plain(min(most, desk.levels.count // (len(desk.free) + 1)))
+        return desk.levels.pop_plain(self.now(), min(most, desk.levels.count // (len(desk.free) + 1)))
 
     def _hand(self, line: Line, tickets: list[Ticket[Any]], first: Ticket[Any] | None = None) -> None:
         """`first`: has been told of already."""
@@ -253,9 +254,9 @@ class InThreads:
         """Take back what waits behind a job that turns out to be a long one."""
         self._timer = None
         for line in list(self._long):
-            if not line.progress:
+            # Where not even the first has begun, the thread has not come to run, and no other would sooner.
+            if not line.progress and line.handed and not next(iter(line.handed.values())).waits:
                 self.take_back(line)
-                self._empty(line)  # where not even the first of them had begun
             if len(line.handed) < 2:
                 del self._long[line]
             line.progress = False

@@ -28,13 +28,15 @@ _KEPT: Final = 16
 class Levels:
     """The waiting tickets."""
 
-    __slots__ = ("_dead", "_lines", "_order", "_picks", "count", "max_wait")
+    __slots__ = ("_dead", "_lines", "_order", "_picks", "count", "max_wait", "owes")
 
     def __init__(self, max_wait: float | None) -> None:
         #: Seconds; None: the urgent ones always go first.
         self.max_wait = max_wait
         #: How many wait.
         self.count = 0
+        #: Whether the next turn is that of an overdue one, which only a free worker can take.
+        self.owes = False
         self._dead = 0
         self._picks = 0
         self._lines: dict[int, deque[Ticket[Any]]] = {}
@@ -60,6 +62,7 @@ class Levels:
     def pop(self, now: float) -> Ticket[Any] | None:
         """Whose turn it is; None where nobody waits. `now`: seconds since the epoch."""
         self._picks = picks = self._picks + 1
+        self.owes = False
         if not picks % TURN and self.max_wait is not None:
             line = self._overdue(now, self.max_wait)
             if line is not None:
@@ -71,23 +74,32 @@ class Levels:
         self.count -= 1
         return line.popleft()
 
-    def pop_plain(self, most: int) -> list[Ticket[Any]]:
-        """Those whose turns come next, at most so many, as long as they are plain jobs of one level."""
+    def pop_plain(self, now: float, most: int) -> list[Ticket[Any]]:
+        """Those whose turns come next, at most so many, as long as they are plain jobs of one level.
+
+        Where the turn is that of an overdue one which is not plain, it stops there, and `owes` that turn.
+        """
         taken: list[Ticket[Any]] = []
         line = self._front() if most > 0 else None
-        if line is None:
-            return taken
-        self._picks += 1
-        while line and len(taken) < most:
+        while line and len(taken) < most and not self.owes:
             ticket = line[0]
             if ticket._status is not None:
                 self._dead -= 1
-            elif not ticket._plain:
+                line.popleft()
+                continue
+            if not ticket._plain:
                 break
+            self._picks += 1
+            if not self._picks % TURN and self.max_wait is not None:
+                overdue = self._overdue(now, self.max_wait)
+                if overdue is not None and not overdue[0]._plain:
+                    self._picks -= 1
+                    self.owes = True
+                    break
+                taken.append((overdue or line).popleft())
             else:
-                taken.append(ticket)
-            line.popleft()
-        self.count -= len(taken)
+                taken.append(line.popleft())
+            self.count -= 1
         return taken
 
     def first(self) -> Ticket[Any] | None:

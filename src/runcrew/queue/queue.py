@@ -290,7 +290,9 @@ class Queue(QueueService[R]):
                 desk.accept(ticket)
                 if ticket._status is SUCCEEDED:
                     return ticket._result
-                return await calls.value_of(ticket)
+                value = calls.value_of(ticket)
+                del ticket  # what comes out may be the job's error: nothing here is to lead back to it
+                return await value
         return await calls.run(self, fn, args, options)
 
     @overload
