@@ -131,6 +131,7 @@ class Setup:
         self.inline = backend == "loop"
         self._only_threads = backend == "thread"
         self._backend = choose(Job(_nothing), backend) if backend not in (None, "loop", "thread") else None
+        self._check_place()
         options = Options(retry, timeout, deadline, concurrency, dedupe, middleware)
         #: What holds for a run that says nothing else.
         self.terms = Terms(options.timeout, options.deadline, None, False, options.retry)
@@ -146,6 +147,28 @@ class Setup:
             self.takes = None
         elif self._only_threads or (self.recipe is not None and not self.recipe.is_async and not threadsafe):
             self.takes = True
+
+    def _check_place(self) -> None:
+        """Raise ConfigError where the resource would not be where the jobs are, or would not be tried there."""
+        recipe = self.recipe
+        if recipe is None:
+            return
+        elsewhere = self.inline or self._backend is not None
+        if not recipe.is_async and elsewhere and not self.threadsafe:
+            raise ConfigError(
+                f"backend: the resource of {recipe.name} lives in its worker's own thread, where the jobs that use it "
+                "run: leave `backend` out, or say threadsafe=True if it may be used anywhere"
+            )
+        if recipe.is_async and self._only_threads and not self.threadsafe:
+            raise ConfigError(
+                f'backend: "thread" takes plain jobs, and the resource of {recipe.name} lives on the event loop: '
+                "leave `backend` out, or say threadsafe=True if it may be used anywhere"
+            )
+        if recipe.has_check and (self.threadsafe or elsewhere):
+            raise ConfigError(
+                "check: a resource is tried where it lives, just before its job begins there; with threadsafe=True or "
+                "another backend a job may begin elsewhere: let the job try it, or leave those out"
+            )
 
     def new_collector(self) -> CollectorContract:
         """What collects in one life: the user's own, or a new one."""
