@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from runcrew.backends import AbandonedCall, NoThread, is_awaitable
+from runcrew.backends import AbandonedCall, NoThread
 from runcrew.errors import brief
 from runcrew.job import Run, Status, enter_unmade
 from runcrew.queue.ticket import More, Ticket
@@ -65,7 +65,7 @@ class Handed:
     # Of these nobody asks before they are there: when it began and ended, what it returned.
     started: float
     ended: float
-    value: Any
+    value: object
 
     def __init__(self, line: Line, ticket: Ticket[Any]) -> None:
         self.line = line
@@ -120,14 +120,13 @@ class Handed:
             return
         del handed[ticket]
         line.progress = True
-        started, ended, mean = self.started, self.ended, threads.mean
-        length = ended - started
-        threads.mean = mean + (length - mean) / (8 if length < mean else 2)
-        desk = threads.desk
-        if ticket._more is None and self.error is None and not is_awaitable(self.value):
-            desk.succeeded(ticket, self.value, started, ended)
+        started, ended, kind = self.started, self.ended, type(self.value)
+        if ticket._more is None and self.error is None and not hasattr(kind, "__await__"):
+            threads.desk.succeeded(ticket, self.value, started, ended)
         else:
             threads.settle(self)
+        if len(handed) <= line.low or ended - started > AHEAD:
+            threads.learn(ended - started)
         if len(handed) <= line.low or line.halted or line.worker.state is not BUSY:
             threads.look_after(line)
 
@@ -174,6 +173,10 @@ class InThreads:
         self._timer: asyncio.TimerHandle | None = None
         #: What was given up and is still at work.
         self.left: dict[object, AbandonedCall] = {}
+
+    def learn(self, length: float) -> None:
+        """A run took so long: a long one counts at once, short ones by and by."""
+        self.mean += (length - self.mean) / (8 if length < self.mean else 2)
 
     # --- handing over ---------------------------------------------------------------------
 

@@ -68,9 +68,12 @@ class Levels:
             if line is not None:
                 self.count -= 1
                 return line.popleft()
-        line = self._front()
-        if line is None:
-            return None
+        order = self._order
+        line = self._lines[order[0]] if order else None
+        if not line or line[0]._status is not None:  # mostly the first line will do
+            line = self._front()
+            if line is None:
+                return None
         self.count -= 1
         return line.popleft()
 
@@ -80,27 +83,38 @@ class Levels:
         Where the turn is that of an overdue one which is not plain, it stops there, and `owes` that turn.
         """
         taken: list[Ticket[Any]] = []
-        line = self._front() if most > 0 else None
-        while line and len(taken) < most and not self.owes:
-            ticket = line[0]
-            if ticket._status is not None:
-                self._dead -= 1
-                line.popleft()
-                continue
-            if not ticket._plain:
-                break
-            self._picks += 1
-            if not self._picks % TURN and self.max_wait is not None:
-                overdue = self._overdue(now, self.max_wait)
-                if overdue is not None and not overdue[0]._plain:
-                    self._picks -= 1
-                    self.owes = True
+        line = self._front() if most > 0 and not self.owes else None
+        while line and len(taken) < most:
+            before = len(taken)
+            until = min(most, before + TURN - 1 - self._picks % TURN)  # the pick after that may be of another line
+            while line and len(taken) < until:
+                ticket = line[0]
+                if ticket._status is not None:
+                    self._dead -= 1
+                    line.popleft()
+                elif ticket._plain:
+                    taken.append(line.popleft())
+                else:
                     break
-                taken.append((overdue or line).popleft())
-            else:
-                taken.append(line.popleft())
-            self.count -= 1
+            self._picks += len(taken) - before
+            if len(taken) < until or until == most or not self._take_turn(now, line, taken):
+                break
+        self.count -= len(taken)
         return taken
+
+    def _take_turn(self, now: float, line: deque[Ticket[Any]], taken: list[Ticket[Any]]) -> bool:
+        """The pick in which the oldest one may have its turn. False: it ends here."""
+        overdue = None if self.max_wait is None else self._overdue(now, self.max_wait)
+        while line and line[0]._status is not None:
+            self._dead -= 1
+            line.popleft()
+        chosen = overdue or line
+        if not chosen or not chosen[0]._plain:
+            self.owes = overdue is not None
+            return False
+        self._picks += 1
+        taken.append(chosen.popleft())
+        return True
 
     def first(self) -> Ticket[Any] | None:
         """Whose turn it would be by urgency; it stays."""
