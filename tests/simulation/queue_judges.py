@@ -162,7 +162,7 @@ class Together(Judge):
             world.wrong("5", f"stats: {workers} workers, of {plan.max_workers} at most: {numbers}")
         if stats.queued < sum(stats.levels.values()):  # what waits for a spare resource is in no level
             world.wrong("15", f"stats: {stats.queued} queued, and by level {stats.levels}")
-        if stats.free and stats.levels and stats.state == "running":
+        if stats.free and stats.levels and stats.state == "running" and world.meddled is None:
             world.wrong("6", f"stats: {stats.free} workers are free, and there wait {stats.levels}")
         runs = stats.runs
         pending = stats.queued + stats.delayed + stats.running
@@ -311,7 +311,11 @@ class Outcomes(Judge):
                 self.world.wrong("11", f"{order} ran for {last.ended - last.begun:g} s, of {timeout}")
 
     def _failed(self, order: Order, last: Attempt | None, value: object, error: BaseException | None) -> None:
-        if last is None and isinstance(error, asyncio.CancelledError) and self.world.meddled is not None:
+        if (
+            last is None
+            and isinstance(error, asyncio.CancelledError)
+            and (self.world.meddled is not None or self.world.torn)
+        ):
             return  # before its first step
         if last is None or last.error is None:
             self._no(order, f"failed with {error!r}", "its job did not")

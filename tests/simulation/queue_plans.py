@@ -153,6 +153,7 @@ class Maker:
         workers = self.pick(1, 1, 2, 2, 3)
         spares = self.pick(0, 0, 1, 2)
         narrow = not self.calm and self.maybe(0.5)
+        checks = self.resource is not None and self.resource.check
         return QueuePlan(
             self.resource, workers, workers + self.pick(0, 0, 1, 2), spares, spares + self.pick(0, 1, 2),
             maxsize=self.pick(0, 1, 2, 3) if narrow else 100_000,
@@ -160,7 +161,7 @@ class Maker:
             requeue=self.pick(0, 1, 3), requeue_backoff=self.pick(0.0, 0.1, 1.0), backoff=self.pick(0.1, 1.0),
             max_wait=self.pick(1.0, 30.0, 30.0), max_abandoned=self.pick(0, 1, 2),
             healthy=self.resource is not None or self.maybe(0.3), healthy_raises=not self.calm and self.maybe(0.05),
-            backend=None if self.threads else self.pick(None, None, "loop"),
+            backend=self.pick(None, None, "loop") if not (self.threads or checks) else None,
             rules=tuple(self._rule() for _ in range(self.pick(0, 0, 1))),
             timeout=self.pick(1.0, 3.0) if self.maybe(0.15) and not self.calm else None,
             deadline=self.pick(2.0, 6.0) if self.maybe(0.1) and not self.calm else None,
