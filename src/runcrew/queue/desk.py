@@ -477,8 +477,12 @@ class Desk:
         for ticket in tickets:
             if ticket._status is None:
                 ticket._waiters = None  # they have ended with the loop
-                more = ticket._more
-                error = more.history[-1].error if more is not None and more.history else None
+                more = ticket.more()
+                if more.why is None:
+                    more.why, more.why_text = Status.INTERRUPTED, reason
+                if more.run is not None:
+                    more.run.tell()  # it may be in a thread, which has not ended
+                error = more.history[-1].error if more.history else None
                 self.ends.finish(ticket, Status.INTERRUPTED, error, self.now(), reason)
         self.group.forsake()
         self.spares.group.forsake()

@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.durations import text
-from runcrew.errors import RunTimeout, brief
+from runcrew.errors import JobCrashed, RunTimeout, brief
 from runcrew.job import HISTORY, Attempt, Outcome, Status
 from runcrew.policies.guard import guarded
 from runcrew.queue.decide import Again, Asked, End, after_attempt
@@ -122,6 +122,9 @@ class Ends:
         if ticket._status is None:
             faulty = isinstance(error, Exception) and self._is_faulty(worker, error)
             self.next_after(ticket, status, error, reason, faulty=faulty)
+        if isinstance(error, KeyboardInterrupt):
+            # Whoever sits at the keyboard does not mean this job.
+            self._desk.home.fail(JobCrashed(f"{ticket.name} was interrupted from the keyboard"), error)
 
     def _is_faulty(self, worker: Worker, error: Exception) -> bool:
         desk = self._desk

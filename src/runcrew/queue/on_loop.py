@@ -205,6 +205,7 @@ class Carrier:
 
     def cut(self, ticket: Ticket[Any], more: More, said: str) -> None:
         """The time of the attempt, or of the run, is up."""
+        being_cancelled = more.cut is not None or more.why is not None
         if more.cut is None:
             more.cut = said
         worker = ticket._worker
@@ -212,6 +213,8 @@ class Carrier:
         if isinstance(worker.work, Line):
             self.threads.cut(ticket, worker.work, more.cut)
             return
+        if being_cancelled:
+            return  # once is enough: it is not to be cut off in its cleaning up
         if more.run is not None:
             more.run.tell()
         if worker.task is not None:
@@ -237,7 +240,8 @@ class Carrier:
     def interrupt(self, worker: Worker, said: str) -> None:
         """A stop: what this worker has in hand is asked to end."""
         for ticket in self.in_hand(worker):
-            self._desk.ends.end_early(ticket, Status.INTERRUPTED, said)
+            # One whose time is up has been cancelled already, and may be cleaning up: if it does not end, that is seen.
+            self._desk.ends.end_early(ticket, Status.INTERRUPTED, said, cancels=ticket.more().cut is None)
 
     def give_up_thread(self, ticket: Ticket[Any], worker: Worker) -> None:
         """A job in a thread that was asked to end does not listen: nobody waits for it any more."""

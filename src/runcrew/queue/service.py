@@ -100,9 +100,10 @@ class QueueService(BaseService, Generic[R]):
         if desk is self.desk and desk.is_empty:
             self._work_ended()
 
-    def fail(self, error: BaseException) -> None:
-        """The resource can never be made, or not be taken down: this life is over."""
+    def fail(self, error: BaseException, cause: BaseException | None = None) -> None:
+        """This life is over: its resource can never be made, say."""
         desk = self.desk
+        error.__cause__ = cause or error.__cause__
         if desk is not None and self._state.alive:
             self._fail(error)
             self._let_down(desk, brief(error))

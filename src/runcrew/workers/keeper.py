@@ -216,7 +216,7 @@ class _Opening:
     def __init__(self, keeper: KeeperInThread, worker: Worker) -> None:
         self._keeper = keeper
         self._worker = worker
-        self._context = keeper.group.work_context()
+        self._context = worker.context = keeper.group.work_context()
         self._error: BaseException | None = None
 
     def do(self) -> None:
@@ -243,7 +243,8 @@ class _Closing:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._context = worker.group.work_context()
+        # The context that it was made in: what was set there may be reset here.
+        self._context = worker.context or worker.group.work_context()
 
     def do(self) -> None:
         opened = self._worker.opened

@@ -36,6 +36,7 @@ state, except that the door moves a worker between FREE and BUSY: that is done f
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,8 +72,8 @@ class Worker:
     """One slot of a group."""
 
     __slots__ = (
-        "error", "faulty", "group", "keeper", "number", "opened", "opened_at", "reason", "release", "resource",
-        "simple", "since", "state", "task", "thread", "thread_ends", "wave", "work",
+        "context", "error", "faulty", "group", "keeper", "number", "opened", "opened_at", "reason", "release",
+        "resource", "simple", "since", "state", "task", "thread", "thread_ends", "wave", "work",
     )  # fmt: skip
 
     def __init__(self, group: Group, number: int) -> None:
@@ -91,6 +92,8 @@ class Worker:
         self.thread: OwnThread | None = None
         #: Whether that was told to end.
         self.thread_ends = False
+        #: In which users' code makes a resource in its thread, and takes it down again.
+        self.context: contextvars.Context | None = None
         #: What it has in hand (the door's business), and the task of that where it has one.
         self.work: Any = None
         self.task: asyncio.Task[Any] | None = None
