@@ -97,7 +97,7 @@ class QueueService(BaseService, Generic[R]):
 
     def workers_gone(self, desk: Desk) -> None:
         """Nobody is left, in one of the two groups."""
-        if desk is self.desk and desk.is_empty:
+        if desk is self.desk and not desk.open and desk.is_empty:
             self._work_ended()
 
     def fail(self, error: BaseException, cause: BaseException | None = None) -> None:
