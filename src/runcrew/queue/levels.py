@@ -28,7 +28,7 @@ _KEPT: Final = 16
 class Levels:
     """The waiting tickets."""
 
-    __slots__ = ("_dead", "_lines", "_order", "_picks", "count", "max_wait", "owes")
+    __slots__ = ("_dead", "_lines", "_order", "_picks", "_since", "count", "max_wait", "owes")
 
     def __init__(self, max_wait: float | None) -> None:
         #: Seconds; None: the urgent ones always go first.
@@ -39,6 +39,8 @@ class Levels:
         self.owes = False
         self._dead = 0
         self._picks = 0
+        #: Nobody has waited since before that; looked up again only where it might matter.
+        self._since = 0.0
         self._lines: dict[int, deque[Ticket[Any]]] = {}
         #: The levels, the most urgent first.
         self._order: list[int] = []
@@ -58,6 +60,7 @@ class Levels:
             line = self._open(ticket.priority)
         line.appendleft(ticket)
         self.count += 1
+        self._since = min(self._since, ticket._queued)
 
     def pop(self, now: float) -> Ticket[Any] | None:
         """Whose turn it is; None where nobody waits. `now`: seconds since the epoch."""
@@ -153,6 +156,14 @@ class Levels:
 
     def least_urgent(self) -> Ticket[Any] | None:
         """The oldest of the lowest level that has had no attempt; it stays."""
+        while self._order:  # what has ended is thrown out on the way, so that nobody passes it again
+            line = self._lines[self._order[-1]]
+            while line and line[0]._status is not None:
+                line.popleft()
+                self._dead -= 1
+            if line or len(self._order) == 1:
+                break
+            del self._lines[self._order.pop()]
         for level in reversed(self._order):
             for ticket in self._lines[level]:
                 if ticket._status is None and (ticket._more is None or ticket._more.attempt == 1):
@@ -190,5 +201,8 @@ class Levels:
                 yield line
 
     def _overdue(self, now: float, max_wait: float) -> deque[Ticket[Any]] | None:
+        if now - self._since <= max_wait:
+            return None
         oldest = min(self._alive(), key=lambda line: line[0]._queued, default=None)
-        return oldest if oldest is not None and now - oldest[0]._queued > max_wait else None
+        self._since = now if oldest is None else oldest[0]._queued
+        return oldest if now - self._since > max_wait else None

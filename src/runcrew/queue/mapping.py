@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from runcrew.errors import RunInterrupted
@@ -114,7 +114,7 @@ async def mapped(
     ahead: int,
     ordered: bool,
     outcomes: bool,
-) -> AsyncIterator[Any]:
+) -> AsyncGenerator[Any, None]:
     """See `Queue.map`."""
     queue.at_work().check_wait()
     stream = Stream(queue, fn, options, ahead, ordered)

@@ -118,6 +118,7 @@ class Carrier:
         except BaseException as error:
             if type(error) is GeneratorExit and is_thrown_away(sys._getframe()):
                 raise
+            worker.group.condemn(worker, error, "the check of its resource was cut off")
             self.raised(ticket, worker, error)
             return
         await self._await(ticket, worker)

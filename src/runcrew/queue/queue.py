@@ -4,7 +4,7 @@ each of which may own a resource.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack, overload
 
 from runcrew.abc import Backend, Middleware
@@ -366,7 +366,7 @@ class Queue(QueueService[R]):
         ahead: int | None = None,
         outcomes: Literal[False] = False,
         **options: Unpack[SubmitOptions],
-    ) -> AsyncIterator[T]: ...
+    ) -> AsyncGenerator[T, None]: ...
 
     @overload
     def map(
@@ -379,7 +379,7 @@ class Queue(QueueService[R]):
         ahead: int | None = None,
         outcomes: Literal[False] = False,
         **options: Unpack[SubmitOptions],
-    ) -> AsyncIterator[T]: ...
+    ) -> AsyncGenerator[T, None]: ...
 
     @overload
     def map(
@@ -392,7 +392,7 @@ class Queue(QueueService[R]):
         ahead: int | None = None,
         outcomes: Literal[False] = False,
         **options: Unpack[SubmitOptions],
-    ) -> AsyncIterator[T]: ...
+    ) -> AsyncGenerator[T, None]: ...
 
     @overload
     def map(
@@ -405,7 +405,7 @@ class Queue(QueueService[R]):
         ahead: int | None = None,
         outcomes: Literal[False] = False,
         **options: Unpack[SubmitOptions],
-    ) -> AsyncIterator[T]: ...
+    ) -> AsyncGenerator[T, None]: ...
 
     @overload
     def map(
@@ -418,7 +418,7 @@ class Queue(QueueService[R]):
         ahead: int | None = None,
         outcomes: Literal[True],
         **options: Unpack[SubmitOptions],
-    ) -> AsyncIterator[Outcome[Any]]: ...
+    ) -> AsyncGenerator[Outcome[Any], None]: ...
 
     def map(
         self,
@@ -430,15 +430,17 @@ class Queue(QueueService[R]):
         ahead: int | None = None,
         outcomes: bool = False,
         **options: Any,
-    ) -> AsyncIterator[Any]:
-        """An async iterator of what comes of `fn(resource, item)` for each item.
+    ) -> AsyncGenerator[Any, None]:
+        """An async generator of what comes of `fn(resource, item)` for each item.
 
         ordered: in the order of the items; False: each as soon as it has ended.
         ahead: so many items at most are taken from the source and not given back yet; None: twice max_workers.
         outcomes: give Outcomes, and raise no job's error; otherwise values, and the first error ends it.
 
         Nothing begins before the first step of the iteration. What `items` raises comes out after what came before
-        it. Leaving early (`aclose`, cancelling, an error) cancels what is under way and waits for its end.
+        it. Leaving early (`aclose`, cancelling, an error) cancels what is under way and waits for its end; to leave
+        by `break`, put `async with contextlib.aclosing(queue.map(…)) as values:` around the loop, as with any async
+        generator: otherwise Python does it later.
         Raises WouldDeadlock in a job of this queue, ConfigError for a bad `ahead`.
         """
         most = 2 * self.setup.max_workers if ahead is None else count(ahead, "ahead", 1)

@@ -48,6 +48,9 @@ async def through(desk: Desk, ticket: Ticket[Any], worker: Worker) -> None:
         except Unfit as error:
             desk.carrier.unfit(ticket, worker, error)
             return
+        except BaseException as error:
+            worker.group.condemn(worker, error, "the check of its resource was cut off")
+            raise
     handler = desk.setup.handler
     assert handler is not None
     try:

@@ -15,7 +15,7 @@ from types import AsyncGeneratorType, CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from runcrew.durations import Duration, optional
-from runcrew.errors import ConfigError, RuncrewError, brief, one_line
+from runcrew.errors import ConfigError, NotAJob, RuncrewError, brief, one_line
 
 if TYPE_CHECKING:
     from contextlib import _AsyncGeneratorContextManager, _GeneratorContextManager
@@ -434,8 +434,8 @@ def _close_coroutine(value: object) -> None:
         value.close()
 
 
-def _refused_awaitable(value: object, who: str) -> TypeError:
+def _refused_awaitable(value: object, who: str) -> NotAJob:
     _close_coroutine(value)
-    return TypeError(
+    return NotAJob(
         f"{who} returned an awaitable, {_the(value)}, which nobody awaits: write it with `async def`, and await there"
     )
