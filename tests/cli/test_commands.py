@@ -132,6 +132,38 @@ def test_check_of_one_service(invoke: Invoke, tree: None) -> None:
     assert "empty  Crew, without children\n" == invoke("check", "tree:empty").stdout
 
 
+QUEUES = """
+import runcrew as rc
+
+crew = rc.Crew("shop")
+crew.queue("bare")
+
+def connection():
+    yield 1
+
+crew.queue(
+    "db", resource=connection, workers=2, max_workers=4, depends_on=["bare"], deadline="1m", timeout="2s",
+    retry=rc.Retry(OSError, backoff=rc.Constant("5s")), concurrency=rc.Concurrency(3),
+)
+"""
+
+
+def test_check_prints_queues(invoke: Invoke, tmp_path: Path) -> None:
+    """A queue says who works in it and with what, and what each run goes through."""
+    (tmp_path / "queues.py").write_text(QUEUES)
+    assert [
+        "shop  Crew",
+        "├── bare  Queue, 1 worker, on failure: stop",
+        "│       loop, plain ones in the threads of their workers",
+        "└── db  Queue, 2 workers (at most 4), each with connection, on failure: stop, after bare",
+        "        deadline 1m",
+        "        retry OSError 3x constant 5s, without a worker meanwhile",
+        "        concurrency 3",
+        "        timeout 2s",
+        "        loop, plain ones in the threads of their workers",
+    ] == invoke("check", f"{tmp_path / 'queues.py'}:crew").stdout.splitlines()
+
+
 def test_check_as_json(invoke: Invoke, tree: None) -> None:
     """The same as one JSON object."""
     found = json.loads(invoke("check", "tree", "--json").stdout)

@@ -8,6 +8,7 @@ from typing import Any
 from runcrew.abc import Service
 from runcrew.cli.safe import safe
 from runcrew.durations import text
+from runcrew.queue import Queue
 from runcrew.supervise import Interval, OneShot, Supervisor
 from runcrew.supervise.child import Child
 from runcrew.supervise.service import JobService
@@ -23,7 +24,7 @@ def facts(service: Service, child: Child | None = None) -> dict[str, Any]:
     if child is not None:
         known["depends_on"] = list(child.depends_on)
         known["on_failure"] = child.on_failure
-    if isinstance(service, JobService):
+    if isinstance(service, JobService | Queue):
         known["chain"] = list(service.describe())
     if isinstance(service, Supervisor):
         known["children"] = [facts(below.service, below) for below in service._children.values()]
@@ -68,4 +69,9 @@ def _when(service: Service) -> str:
     if isinstance(service, OneShot):
         ready = {"started": "once", "succeeded": "once, ready when done", "signal": "once, ready when it says so"}
         return ready[service._ready_when] + (f", delayed by {text(service._delay)}" if service._delay else "")
+    if isinstance(service, Queue):
+        setup = service.setup
+        most = "" if setup.max_workers == setup.workers else f" (at most {setup.max_workers})"
+        owns = "" if setup.recipe is None else f", each with {setup.recipe.name}"
+        return f"{setup.workers} worker{'' if setup.workers == 1 else 's'}{most}{owns}"
     return ""

@@ -64,6 +64,10 @@ class QueueService(BaseService, Generic[R]):
         """
         return self.setup.new_collector().metrics() if self.desk is None else self.desk.books.metrics()
 
+    def describe(self) -> tuple[str, ...]:
+        """What each run goes through, outermost first, in words."""
+        return self.setup.describe()
+
     @property
     def size(self) -> int:
         """How many workers there should be."""

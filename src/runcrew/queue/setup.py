@@ -8,13 +8,13 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from runcrew.abc import Backend, Handler, Middleware
 from runcrew.backends import choose
-from runcrew.durations import Duration, optional
+from runcrew.durations import Duration, optional, text
 from runcrew.errors import ConfigError, NotAJob
 from runcrew.insight import Collector, CollectorContract, check_collector
 from runcrew.job import Job
 from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Dedupe, Exponential, Options, Rules, checked
-from runcrew.policies.guard import check_plain
+from runcrew.policies.guard import check_plain, named
 from runcrew.queue.books import Guarded
 from runcrew.queue.options import Terms
 from runcrew.queue.through import compiled
@@ -136,6 +136,7 @@ class Setup:
         #: What holds for a run that says nothing else.
         self.terms = Terms(options.timeout, options.deadline, None, False, options.retry)
         self.dedupe = dedupe
+        self._layers = _words(options, self._backend, self.inline)
         #: The chain that each attempt goes through; None: there is nothing in it.
         self.handler: Handler | None = None
         if self._backend is not None or concurrency is not None or options.middleware:
@@ -147,6 +148,10 @@ class Setup:
             self.takes = None
         elif self._only_threads or (self.recipe is not None and not self.recipe.is_async and not threadsafe):
             self.takes = True
+
+    def describe(self) -> tuple[str, ...]:
+        """What each run goes through, outermost first, in words; where it runs comes last."""
+        return self._layers
 
     def _check_place(self) -> None:
         """Raise ConfigError where the resource would not be where the jobs are, or would not be tried there."""
@@ -203,6 +208,23 @@ class Setup:
                 f"timeout: {Job(fn).name} is a plain function on the event loop, where nothing can end it: "
                 "leave `backend` out, so that it runs in a thread, or leave the timeout out"
             )
+
+
+def _words(options: Options, backend: Backend | None, inline: bool) -> tuple[str, ...]:
+    words = [] if options.dedupe is None else [str(options.dedupe)]
+    if options.deadline is not None:
+        words.append(f"deadline {text(options.deadline)}")
+    words.extend(f"retry {rule}, without a worker meanwhile" for rule in options.retry)
+    words.extend(f"middleware {named(middleware)}" for middleware in options.middleware)
+    if options.concurrency is not None:
+        words.append(str(options.concurrency))
+    if options.timeout is not None:
+        words.append(f"timeout {text(options.timeout)}")
+    if backend is not None:
+        where = repr(backend) if type(backend).__repr__ is not object.__repr__ else named(backend)
+    else:
+        where = "loop, plain ones inline" if inline else "loop, plain ones in the threads of their workers"
+    return (*words, where)
 
 
 def count(given: object, name: str, least: int) -> int:
