@@ -149,6 +149,76 @@ async def test_a_ticket_that_waits_for_its_retry_is_cancelled_at_once_and_keeps_
         assert error is caught.value.__cause__
 
 
+async def linger(until: float) -> None:
+    """Take a while to clean up."""
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        await asyncio.sleep(until)
+
+
+async def fail_in(span: float) -> None:
+    """Fail after a while."""
+    await asyncio.sleep(span)
+    raise ValueError("a child failed")
+
+
+async def with_a_group(steps: list[str]) -> None:
+    """A job whose TaskGroup cancels it, from one second on, while the group's other child takes until the third."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(linger(2.0))
+            group.create_task(fail_in(1.0))
+            await asyncio.sleep(1000)
+    except* ValueError:
+        steps.append("the group failed")
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():  # which a TaskGroup keeps to itself before 3.13
+        raise asyncio.CancelledError
+    await asyncio.sleep(1000)
+    steps.append("went on")
+
+
+async def with_a_timeout(steps: list[str]) -> None:
+    """A job that is cancelled by its own `asyncio.timeout`, at one second, and cleans up until the third."""
+    try:
+        async with asyncio.timeout(1):
+            await linger(2.0)
+    except TimeoutError:
+        steps.append("timed out")
+    await asyncio.sleep(1000)
+    steps.append("went on")
+
+
+@pytest.mark.parametrize("job", [with_a_group, with_a_timeout])
+@pytest.mark.parametrize("way", ["cancel", "run", "kill"])
+@pytest.mark.virtual
+async def test_a_job_that_cancels_itself_for_a_reason_of_its_own_is_cancelled_all_the_same(job: Any, way: str) -> None:
+    """A request that comes while the job's own TaskGroup or timeout cancels its task is no part of that: the job is
+    cancelled, and does not go on after the block."""
+    steps: list[str] = []
+    queue = rc.Queue("db", workers=1)
+    await queue.start()
+    began = now()
+    if way == "run":
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await queue.run(job, steps)
+    else:
+        ticket = await queue.submit(job, steps)
+        await asyncio.sleep(2)
+        if way == "cancel":
+            assert ticket.cancel()
+        else:
+            await queue.kill()
+        outcome = await ticket.outcome()
+        assert ("cancelled" if way == "cancel" else "interrupted") == outcome.status
+    assert now() - began <= 3
+    assert "went on" not in steps
+    assert 1 == queue.stats().runs.cancelled + queue.stats().runs.interrupted
+    await queue.stop()
+
+
 # --- those who wait inside ----------------------------------------------------------------------
 
 
@@ -193,7 +263,8 @@ async def test_giving_up_a_run_that_waits_takes_it_out_of_the_queue() -> None:
 
 @pytest.mark.virtual
 async def test_a_thread_that_does_not_listen_is_left_behind_after_half_a_second() -> None:
-    """Cancelled inside `run` of a plain job: its thread is told, and abandoned if it has not ended half a second later."""
+    """Cancelled inside `run` of a plain job: its thread is told, and abandoned where it has not ended half a second
+    later."""
     may_end, told = threading.Event(), list[bool]()
 
     def deaf() -> None:

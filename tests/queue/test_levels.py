@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,10 +17,11 @@ from runcrew.queue.levels import TURN, Levels
 class Waiting:
     """As much of a ticket as the levels look at."""
 
-    def __init__(self, number: int, priority: int, queued: float = 0.0) -> None:
+    def __init__(self, number: int, priority: int, queued: float = 0.0, plain: bool = True) -> None:
         self.number = number
         self.priority = priority
         self._queued = queued
+        self._plain = plain
         self._more = None
         self._status: Status | None = None
 
@@ -51,7 +54,7 @@ def end(levels: Any, ticket: Any) -> None:
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["put", "back"]), st.integers(-3, 3)),
+        st.tuples(st.sampled_from(["put", "back"]), st.one_of(st.integers(-3, 3), st.integers(-500, 500))),
         st.tuples(st.sampled_from(["pop", "end", "first", "least", "oldest"]), st.integers(0, 1000)),
     ),
     max_size=200,
@@ -96,6 +99,28 @@ def test_it_agrees_with_a_list_that_is_searched(steps: list[tuple[str, int]]) ->
     assert [each.number for each in in_order()] == popped(levels)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.randoms(use_true_random=False), st.integers(100, 600), st.integers(0, 9))
+def test_hundreds_of_levels_stay_in_strict_order(random: Any, count: int, ended: int) -> None:
+    """With as many levels as tickets, some of which come back or end, the most urgent is always the next."""
+    levels: Any = Levels(None)
+    model: dict[int, Any] = {}  # by level: each has one ticket
+    for number in range(3 * count):
+        if model and random.random() < 0.4:
+            expected = model.pop(max(model))
+            assert expected is levels.pop(0.0)
+        elif model and random.random() < ended / 20:
+            end(levels, model.pop(random.choice(list(model))))
+        else:
+            level = random.randrange(-count, count)
+            while level in model:
+                level += 2 * count
+            model[level] = Waiting(number, level)
+            (levels.put_back if number % 5 == 0 else levels.put)(model[level])
+    assert sorted(model, reverse=True) == list(levels.counts())
+    assert [model[level].number for level in sorted(model, reverse=True)] == popped(levels)
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([-10, 0, 10]), min_size=1, max_size=80), st.integers(1, 60))
 def test_when_the_oldest_is_overdue_it_gets_one_pick_in_sixteen(priorities: list[int], max_wait: int) -> None:
@@ -111,6 +136,73 @@ def test_when_the_oldest_is_overdue_it_gets_one_pick_in_sixteen(priorities: list
         assert expected is levels.pop(now)
         left.remove(expected)
     assert levels.pop(now) is None
+
+
+def next_one(waiting: list[Any], pick: int, now: float, max_wait: float) -> tuple[Any, bool]:
+    """Whose turn it is in this pick, and whether because it is overdue."""
+    if not waiting:
+        return None, False
+    oldest = min(waiting, key=lambda ticket: ticket._queued)
+    if pick % TURN == 0 and now - oldest._queued > max_wait:
+        return oldest, True
+    return min(waiting, key=lambda ticket: (-ticket.priority, ticket._queued)), False
+
+
+BATCHES = st.lists(
+    st.tuples(
+        st.integers(0, 70),  # the size
+        st.integers(0, 20),  # seconds before it
+        st.tuples(st.integers(0, 60), st.integers(0, 2), st.integers(0, 2)),  # who comes: high, low, and low async ones
+        st.lists(st.integers(0, 1000), max_size=3),  # who ends
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(BATCHES)
+def test_batches_of_any_size_keep_the_turns_of_single_picks(batches: list[Any]) -> None:
+    """Picked in batches or one by one, the order is the same: each sixteenth pick is the overdue one's. A batch ends
+    before an overdue async one, which is the next for a free worker, and nobody goes before it."""
+    max_wait = 30.0
+    levels: Any = Levels(max_wait)
+    waiting: list[Any] = []
+    now, number, picks = 0.0, 0, 0
+    for most, seconds, coming, ending in batches:
+        now += seconds
+        for (level, plain), count in zip(((10, True), (-10, True), (-20, False)), coming, strict=True):
+            for _ in range(count):
+                number += 1
+                waiting.append(Waiting(number, level, now + number / 10_000, plain))
+                levels.put(waiting[-1])
+        for which in ending:
+            if waiting:
+                end(levels, waiting.pop(which % len(waiting)))
+        owed = levels.owes
+        taken = levels.pop_plain(now, most)
+        assert len(taken) <= most
+        of_level = None if not taken else next_one(waiting, 1, now, max_wait)[0].priority
+        for ticket in taken:
+            picks += 1
+            assert next_one(waiting, picks, now, max_wait)[0] is ticket
+            assert ticket._plain
+            waiting.remove(ticket)
+        first: Any
+        first, overdue = next_one(waiting, picks + 1, now, max_wait)
+        if taken and len(taken) < most:
+            assert first is None or not first._plain or (first.priority != of_level and not overdue), (
+                "it ended too early"
+            )
+            assert levels.owes is (overdue and not first._plain)
+        assert not (owed and taken), "the turn was another's"
+        if len(taken) < most or not most:
+            picks += 1
+            assert first is levels.pop(now)
+            assert not levels.owes
+            if first is not None:
+                waiting.remove(first)
+        assert len(waiting) == levels.count
 
 
 def test_one_that_comes_back_is_before_all_others_of_its_level_only() -> None:
@@ -142,3 +234,60 @@ def test_levels_that_nobody_waits_in_do_not_pile_up() -> None:
     levels.put(Waiting(2, 4999))
     levels.put(Waiting(3, 4))
     assert [2, 3, 1] == popped(levels)
+
+
+# --- what it costs ----------------------------------------------------------------------------
+
+
+def lines_run(act: Callable[[], object]) -> int:
+    """How many lines of the levels are run by this."""
+    lines = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if not frame.f_code.co_filename.replace("\\", "/").endswith("runcrew/queue/levels.py"):
+            return None
+        lines += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    assert lines
+    return lines
+
+
+def cost(count: int, max_wait: float | None, priority: Callable[[int], int]) -> tuple[float, float, float]:
+    """Lines for each of so many that come, that go while others come, and that go: each of a level of its own."""
+    levels: Any = Levels(max_wait)
+
+    def put(start: int) -> None:
+        for number in range(start, start + count):
+            levels.put(Waiting(number, priority(number)))
+
+    def turn() -> None:
+        for number in range(count, 2 * count):
+            assert levels.pop(1.0) is not None
+            levels.put(Waiting(number, priority(number)))
+
+    come, stay, go = (lines_run(act) for act in (lambda: put(0), turn, lambda: popped(levels, 1.0)))
+    assert 0 == levels.count
+    return come / count, stay / count, go / count
+
+
+@pytest.mark.parametrize("max_wait", [None])
+@pytest.mark.parametrize(
+    "priority",
+    [lambda number: number, lambda number: -number, lambda number: number * 7919 % 100_003],
+    ids=["more and more urgent", "less and less urgent", "mixed"],
+)
+def test_thousands_of_levels_cost_as_much_each_as_a_hundred(
+    priority: Callable[[int], int], max_wait: float | None
+) -> None:
+    """To come and to be picked takes as many steps with thousands of levels as with a few, but for a search by halves:
+    counted in lines that run."""
+    few, many = cost(100, max_wait, priority), cost(4000, max_wait, priority)
+    assert all(late < 2 * early for early, late in zip(few, many, strict=True)), (few, many)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
+import traceback
 from typing import Any
 
 import pytest
@@ -135,6 +137,53 @@ async def test_cancelling_one_waiter_leaves_the_run_and_the_others_alone() -> No
         assert not other.done()
         gate.open()
         assert "it" == await other
+
+
+def frames(error: BaseException) -> list[str]:
+    """The names of the functions that its traceback goes through."""
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+
+
+async def fails() -> None:
+    """A job that fails by itself."""
+    raise ValueError("no")
+
+
+def fails_plainly() -> None:
+    """The same in a thread."""
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("job", "options"),
+    [
+        (fails, {}),
+        (fails_plainly, {}),
+        (fails, {"retry": rc.Retry(ValueError, retries=1, backoff=rc.Constant(0))}),
+        (functools.partial(take, 5.0), {"timeout": 1}),
+        (functools.partial(take, 5.0), {"deadline": 1}),
+        (functools.partial(take, 5.0), {"delay": 5, "deadline": 1}),
+    ],
+    ids=["async", "plain", "retried", "timeout", "deadline", "deadline before it began"],
+)
+@pytest.mark.virtual
+async def test_the_traceback_of_an_error_does_not_grow_with_each_await(job: Any, options: dict[str, Any]) -> None:
+    """The error is one object, and each that awaits sees the way through the job and to itself, not to all others."""
+    async with rc.Queue("db", workers=1) as queue:
+        ticket = await queue.submit(job, **options)
+        outcome = await ticket.outcome()
+        error = outcome.error
+        assert error is not None
+        told: list[list[str]] = []
+        for _ in range(20):
+            with pytest.raises((ValueError, rc.RunTimeout)) as caught:
+                await take_of(ticket)
+            assert error is caught.value
+            told.append(frames(error))
+        assert [told[0]] * 20 == told
+        assert 1 == told[0].count("take_of"), "and who awaited is in it"
+        if outcome.status == "failed":
+            assert told[0][-1].startswith("fails"), "as is the place in the job"
 
 
 # --- callbacks ------------------------------------------------------------------------------
