@@ -62,8 +62,7 @@ class Handed:
 
     __slots__ = ("_live", "_take", "ended", "error", "line", "started", "ticket", "value")
 
-    # Of these nobody asks before they are there: when it began and ended, what it returned.
-    started: float
+    # Of these nobody asks before they are there: when it ended, what it returned.
     ended: float
     value: object
 
@@ -71,6 +70,7 @@ class Handed:
         self.line = line
         self.ticket = ticket
         self._take = self._live = True
+        self.started = 0.0
         self.error: BaseException | None = None
 
     def do(self) -> None:
@@ -114,7 +114,7 @@ class Handed:
             if threads.left:
                 threads.left.pop(self, None)
             return  # somebody else has settled it
-        if self.waits:  # the thread has halted before it
+        if not self.started:  # the thread has halted before it
             threads.take_back(line)
             threads.look_after(line)
             return
@@ -125,9 +125,9 @@ class Handed:
             threads.desk.succeeded(ticket, self.value, started, ended)
         else:
             threads.settle(self)
-        if len(handed) <= line.low or ended - started > AHEAD:
+        left = len(handed)
+        if left == line.low or not left or line.halted or line.worker.state is not BUSY:
             threads.learn(ended - started)
-        if len(handed) <= line.low or line.halted or line.worker.state is not BUSY:
             threads.look_after(line)
 
     def take_back(self) -> bool:
@@ -409,24 +409,26 @@ class InThreads:
 
 
 def _bare(ticket: Ticket[Any], worker: Worker) -> Any:
-    _enter(ticket)
+    enter_unmade(ticket)
+    if ticket._more is not None:
+        _say_where(ticket._more)
     return ticket._fn(*ticket._args)
 
 
 def _with_resource(ticket: Ticket[Any], worker: Worker) -> Any:
-    _enter(ticket)
+    enter_unmade(ticket)
+    if ticket._more is not None:
+        _say_where(ticket._more)
     return ticket._fn(worker.resource, *ticket._args)
 
 
 def _tried(ticket: Ticket[Any], worker: Worker) -> Any:
-    _enter(ticket)
     assert worker.opened is not None
     worker.opened.check_plain()
-    return ticket._fn(worker.resource, *ticket._args)
+    return _with_resource(ticket, worker)
 
 
-def _enter(ticket: Ticket[Any]) -> None:
-    enter_unmade(ticket)
-    more = ticket._more
-    if more is not None and (run := more.run) is not None:
+def _say_where(more: More) -> None:
+    """The run, if somebody has looked at it already, is in this thread."""
+    if (run := more.run) is not None:
         run.in_thread, run.thread = True, threading.get_ident()
