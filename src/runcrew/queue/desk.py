@@ -121,6 +121,7 @@ class Desk:
         #: Whether this life has ended.
         self.over = False
         self._teardown = Teardown(self)
+        self.group.is_bad_time = self.spares.group.is_bad_time = lambda: self.going_down
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Call it in the next round of the loop, in the library's own context."""
@@ -251,7 +252,7 @@ class Desk:
         """Hand out what can be handed out, as far as this round's slice goes."""
         if self._pumping:
             return
-        if self._teardown.begun:
+        if self.going_down:
             return
         levels, free, room, threads = self.levels, self.free, self.room, self.carrier.threads
         self._pumping = True
@@ -275,6 +276,11 @@ class Desk:
             self._pumping = False
         if room.waiting:
             room.look()
+
+    @property
+    def going_down(self) -> bool:
+        """Whether somebody has cancelled all tasks, and is mostly the loop on its way down."""
+        return self._teardown.begun
 
     def hold(self) -> None:
         """Hand nothing out from here on, and hire nobody: what is begun now would be lost."""

@@ -79,6 +79,12 @@ class Ends:
         elif more is not None and more.cut is not None:
             self.failed(ticket, worker, Status.TIMED_OUT, self.timeout_error(ticket, more.cut, error), more.cut)
         else:
+            if outside and self._desk.going_down:
+                more = ticket.more()
+                more.why, more.why_text = Status.INTERRUPTED, "its event loop is going down without a stop"
+                self.asked(ticket, more)
+                self._desk.release(worker)
+                return
             said = "its task was cancelled from outside" if outside else ""
             self.failed(ticket, worker, Status.FAILED, error, said)
 
@@ -173,7 +179,7 @@ class Ends:
             more.spent = decided.retry
         desk.books.retried(now)
         desk.books.tell_again(ticket, more, decided, error)
-        self._between(ticket, more, now)
+        self.between(ticket, more, now)
         more.attempt += 1
         if more.run is not None:
             more.run.next_attempt()
@@ -187,11 +193,12 @@ class Ends:
         more = ticket.more()
         if not more.history:
             ticket._started = None
-        self._between(ticket, more, self._desk.now())
+        self.between(ticket, more, self._desk.now())
         more.told = True
         self._desk.levels.put_back(ticket)
 
-    def _between(self, ticket: Ticket[Any], more: More, now: float) -> None:
+    def between(self, ticket: Ticket[Any], more: More, now: float) -> None:
+        """An attempt is over, or has not come to begin, and another follows."""
         stop_timer(more)
         ticket._worker = None
         if ticket._context is not None:

@@ -22,7 +22,7 @@ from runcrew.errors import (
 )
 from runcrew.insight import Metrics
 from runcrew.lifecycle import BaseService, Hooks, State, Stuck
-from runcrew.lifecycle.tasks import task_stack, thread_stack, unless_torn_down
+from runcrew.lifecycle.tasks import MOMENT, task_stack, thread_stack, unless_torn_down
 from runcrew.queue.desk import Desk
 from runcrew.queue.in_threads import Line
 from runcrew.queue.setup import Setup
@@ -171,6 +171,13 @@ class QueueService(BaseService, Generic[R]):
         desk.draining = True
         desk.ends.interrupt_waiting(reason)
         desk.look_if_drained()
+
+    def _go_on(self, task: asyncio.Task[None]) -> None:
+        desk = self.desk
+        if task is self._stopper and desk is not None and desk.going_down:  # what is begun now would be lost
+            desk.later(MOMENT, self._go_on, task)
+        else:
+            super()._go_on(task)
 
     def _accept_no_more(self) -> None:
         desk = self.desk

@@ -96,9 +96,8 @@ class Spares:
         more.unfit += 1
         more.told = True
         if more.unfit < TRIES:
-            ticket._worker = ticket._started = None
-            if ticket._context is not None:
-                ticket._context = ticket._context.copy()
+            desk.ends.between(ticket, more, desk.now())
+            ticket._started = None
             desk.call_soon(self._begin_again, ticket)
             self._between[ticket] = None
             return

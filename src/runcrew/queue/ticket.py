@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Generator
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 from runcrew import clock
 from runcrew.backends.calls import running_loop
 from runcrew.errors import WouldDeadlock, WrongLoop, brief
 from runcrew.job import Attempt, Job, Outcome, Run, Status, new_number, run_id
+from runcrew.policies.guard import check_plain
 
 if TYPE_CHECKING:
     from runcrew.policies import Retry, Wait
@@ -136,6 +137,9 @@ class Ticket(Generic[T]):
     def _where(self) -> str:
         return "waiting" if self._worker is None else "running"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} stands for one run under way: it can be neither copied nor pickled")
+
     # --- looking ----------------------------------------------------------------------
 
     @property
@@ -224,8 +228,10 @@ class Ticket(Generic[T]):
     def on_done(self, callback: Callable[[Ticket[T]], object]) -> None:
         """Have `callback(ticket)` called on the event loop, soon after the end; soon, if it has ended already.
 
-        It is called in the queue's own context. What it raises is logged. Raises WrongLoop as `cancel` does.
+        It is called in the queue's own context. What it raises is logged. Raises WrongLoop as `cancel` does, and
+        ConfigError for what is no plain function.
         """
+        check_plain(callback, "on_done", "the ticket")
         self._check_place("watched")
         if self._status is None:
             self._add(callback)

@@ -92,6 +92,8 @@ class Group:
         #: Whether no worker is hired (any more), and those that are there leave.
         self.closed = True
         self._on_hold = False
+        #: Asked before a resource is made: whether this is no time to begin anything, until `hold(False)` is called.
+        self.is_bad_time: Callable[[], bool] = lambda: False
         self._settling = self._dirty = self._cut = False
         self._changes: list[Change] = []
         #: Those whose resource somebody else has ended, until they are gone.
@@ -207,7 +209,7 @@ class Group:
         # Asked again for each one: the first step of a job may be taken in here, and change anything.
         while not self.closed and min(self.target - self.staying, self.places - self.held) > 0:
             if self.recipe is not None:
-                if self._lost or self._on_hold:
+                if self._lost or self._on_hold or self.is_bad_time():
                     return  # perhaps the loop is on its way down: see `lost` and `hold`
                 wait = self.pace.not_before - self.loop.time()
                 if wait > 0:
