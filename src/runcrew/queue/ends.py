@@ -287,14 +287,11 @@ class Ends:
             self._desk.carrier.cancel(ticket, ticket._worker)
         return True
 
-    def interrupt_waiting(self, reason: str) -> int:
-        """End all that wait in the queue or outside it. How many there were."""
-        desk = self._desk
-        waiting = [*desk.levels.all(), *desk.delayed]
-        for ticket in waiting:
+    def interrupt_waiting(self, reason: str) -> None:
+        """End all that wait in the queue or outside it."""
+        for ticket in [*self._desk.levels.all(), *self._desk.delayed]:
             if ticket._status is None and ticket._worker is None:
                 self.end_early(ticket, Status.INTERRUPTED, reason)
-        return len(waiting)
 
 
 def stop_timer(more: More) -> None:

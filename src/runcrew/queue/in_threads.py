@@ -192,17 +192,14 @@ class InThreads:
         more = [] if worker.group is not self.desk.group else self._share(self.window - 1)
         self._hand(line, [ticket, *more], ticket)
 
-    def fill(self) -> bool:
-        """A thread that has little left takes more. False: none can."""
-        while self._hungry:
-            line = next(iter(self._hungry))
-            del self._hungry[line]
-            if line.worker.work is line and line.worker.state is BUSY:
-                more = self._share(self.window - len(line.handed))
-                if more:
-                    self._hand(line, more)
-                    return True
-        return False
+    def fill(self) -> None:
+        """The first thread that has little left takes more."""
+        line = next(iter(self._hungry))
+        del self._hungry[line]
+        if line.worker.work is line and line.worker.state is BUSY:
+            more = self._share(self.window - len(line.handed))
+            if more:
+                self._hand(line, more)
 
     @property
     def not_begun(self) -> int:

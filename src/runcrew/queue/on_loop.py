@@ -224,7 +224,7 @@ class Carrier:
     def lost(self, worker: Worker, error: BaseException) -> None:
         """The worker's resource is lost, or it has to leave at once: what it has in hand ends."""
         work = worker.work
-        said = "its worker had to leave" if isinstance(error, asyncio.CancelledError) else "its worker is lost"
+        said = "the resource of its worker is lost" if worker.faulty else "its worker was told to leave at once"
         if isinstance(work, Line):
             self.threads.lost(work, said)
         else:

@@ -51,11 +51,6 @@ class Terms:
     at_most_once: bool = False
     rules: tuple[Retry, ...] = ()
 
-    @property
-    def plain(self) -> bool:
-        """Whether nothing is asked for."""
-        return self == NOTHING
-
 
 NOTHING: Final = Terms()
 

@@ -100,6 +100,8 @@ class Setup:
         self.recipe = _recipe(resource, destroy=destroy, check=check, max_idle=max_idle, max_age=max_age)
         if not isinstance(threadsafe, bool):
             raise ConfigError(f"threadsafe: {threadsafe!r} is neither True nor False")
+        if threadsafe and self.recipe is None:
+            raise ConfigError("threadsafe: it means nothing without a resource: give resource=, or leave it out")
         self.threadsafe = threadsafe
         if healthy is not None:
             check_plain(healthy, "healthy", "the error")
