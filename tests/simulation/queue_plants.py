@@ -91,8 +91,8 @@ def context_entered_twice(patch: pytest.MonkeyPatch) -> None:
         original(self, ticket, *args)
         ticket._context = context
 
-    original = Ends._between
-    patch.setattr(Ends, "_between", between)
+    original = Ends.between
+    patch.setattr(Ends, "between", between)
 
 
 def submits_nest(patch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ async def test_a_job_sends_its_own_worker_home_in_its_first_step() -> None:
 
 
 @pytest.mark.virtual
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()])
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
 async def test_what_is_no_exception_does_not_come_out_of_submit(error: BaseException) -> None:
     """The caller has a ticket, which says what the first step raised, and the worker takes the next."""
 
@@ -94,6 +94,28 @@ async def test_what_is_no_exception_does_not_come_out_of_submit(error: BaseExcep
         with pytest.raises(rc.JobCrashed):
             await ticket
         assert 1 == await queue.run(one)
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("plain", [False, True])
+async def test_a_keyboard_interrupt_in_a_job_ends_the_queue(plain: bool) -> None:
+    """The ticket has it, and so has the queue: whoever sits at the keyboard did not mean that job alone."""
+    error = KeyboardInterrupt()
+
+    async def job() -> None:
+        raise error
+
+    def plain_job() -> None:
+        raise error
+
+    with pytest.raises(rc.JobCrashed) as caught:
+        async with Queue() as queue:
+            ticket = await queue.submit(plain_job) if plain else await queue.submit(job)
+            waiting = await queue.submit(one, delay="1s")
+            assert (Status.FAILED, error) == ((outcome := await ticket.outcome()).status, outcome.error)
+            assert Status.INTERRUPTED == (await waiting.outcome()).status
+    assert error is caught.value.__cause__
+    assert rc.State.FAILED == queue.state
 
 
 @pytest.mark.virtual
