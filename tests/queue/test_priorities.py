@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 import pytest
 from queue_made import Gate, give, rounds, take
 
 import runcrew as rc
+from runcrew.clock import current
 
 
 class Order:
@@ -119,6 +121,43 @@ async def test_the_low_ones_get_on_under_a_constant_load_of_urgent_ones() -> Non
         assert 10 < first <= 10 + 16 + 1, "after max_wait the next sixteenth pick is its own"
         pauses = [later - earlier for earlier, later in itertools.pairwise(served)]
         assert all(15 <= pause <= 16 for pause in pauses), "and so it goes on"
+        await queue.kill()
+
+
+def moment() -> None:
+    """A plain job of a tenth of a millisecond: many of them are handed over at once."""
+    current().block(0.0001)
+
+
+async def at_once() -> None:
+    """An async job of no length."""
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("low", [moment, at_once], ids=["plain", "async"])
+@pytest.mark.virtual
+async def test_the_low_ones_get_on_under_a_constant_load_of_urgent_ones_for_threads(low: Any, workers: int) -> None:
+    """Lines of plain jobs that are filled again before they run empty hold up no overdue one, plain or async: it gets
+    one pick in sixteen, or the next one after what has been handed over."""
+    urgent: list[int] = []
+    async with rc.Queue("db", workers=workers, max_wait="50ms", maxsize=None) as queue:
+
+        def again(_: object) -> None:
+            urgent.append(1)
+            queue.submit_nowait(moment, priority=rc.HIGH).on_done(again)
+
+        for _ in range(200):
+            queue.submit_nowait(moment, priority=rc.HIGH).on_done(again)
+        await asyncio.sleep(0.02)
+        tickets = [queue.submit_nowait(low, priority=rc.LOW) for _ in range(10)]
+        await asyncio.sleep(0.05)
+        before = len(urgent)
+        async with asyncio.timeout(1):
+            for ticket in tickets:
+                await ticket
+        assert (len(urgent) - before) / len(tickets) <= 16 + 16 * workers, (
+            "what is handed over ahead is a millisecond's"
+        )
         await queue.kill()
 
 

@@ -11,6 +11,7 @@ from queue_made import Broken, PlainThings, Things, give, is_healthy, now, round
 
 import runcrew as rc
 from runcrew.clock import current
+from runcrew.workers import OwnThread
 
 
 class Deaf:
@@ -72,6 +73,56 @@ async def test_many_short_ones_with_a_long_one_among_them_are_not_held_up() -> N
         assert now() - began < 1
         assert not long.done()
         assert 100.0 == await long
+
+
+@pytest.mark.virtual
+async def test_what_is_handed_over_behind_a_long_job_is_done_by_another_worker() -> None:
+    """The rest of a line whose first job takes long is taken back, and done in order by a worker that comes free."""
+    long = Deaf()
+    turns: list[tuple[int, int]] = []
+
+    def note(number: int) -> None:
+        turns.append((number, threading.get_ident()))
+
+    async with rc.Queue("db", workers=1, max_workers=2) as queue:
+        for _ in range(3):
+            await asyncio.gather(*(queue.run(abs, number) for number in range(200)))
+        ours = await queue.run(threading.get_ident)
+        first = queue.submit_nowait(long)
+        tickets = [queue.submit_nowait(note, number) for number in range(20)]
+        while not long.begun:
+            await asyncio.sleep(0)
+        desk: Any = queue.desk
+        line = desk.working()[0].work
+        assert 21 == len(line.handed), "all of them were handed over"
+        await queue.more()
+        for ticket in tickets:
+            await ticket
+        assert not first.done()
+        assert list(range(20)) == [number for number, _ in turns]
+        assert ours not in {thread for _, thread in turns}
+        long.may_go.set()
+
+
+@pytest.mark.virtual
+async def test_a_thread_that_has_not_come_to_run_keeps_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even the first of a line has begun, nothing is taken back, however long the thread takes to come."""
+    kept: list[tuple[OwnThread, Any]] = []
+    hand = OwnThread.hand
+    async with rc.Queue("db", workers=2) as queue:
+        for _ in range(3):
+            await asyncio.gather(*(queue.run(abs, number) for number in range(200)))
+        monkeypatch.setattr(OwnThread, "hand", lambda thread, works: kept.append((thread, works)))
+        tickets = [queue.submit_nowait(abs, -number) for number in range(40)]
+        await asyncio.sleep(10)
+        monkeypatch.undo()
+        assert 2 == len(kept), "handed over once"
+        assert 40 == sum(len(works) for _, works in kept)
+        assert all(handed.waits for _, works in kept for handed in works)
+        assert (40, 0) == (queue.stats().queued, queue.stats().running)
+        for thread, works in kept:
+            hand(thread, works)
+        assert list(range(40)) == [await ticket for ticket in tickets]
 
 
 @pytest.mark.virtual
