@@ -110,8 +110,8 @@ async def test_a_keyboard_interrupt_in_a_job_ends_the_queue(plain: bool) -> None
 
     with pytest.raises(rc.JobCrashed) as caught:
         async with Queue() as queue:
-            ticket = await queue.submit(plain_job) if plain else await queue.submit(job)
             waiting = await queue.submit(one, delay="1s")
+            ticket = await queue.submit(plain_job) if plain else await queue.submit(job)
             assert (Status.FAILED, error) == ((outcome := await ticket.outcome()).status, outcome.error)
             assert Status.INTERRUPTED == (await waiting.outcome()).status
     assert error is caught.value.__cause__
