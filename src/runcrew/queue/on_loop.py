@@ -269,7 +269,7 @@ class Carrier:
         """Its task was cancelled before its first step."""
         if worker.work is ticket and ticket._status is None:
             error = asyncio.CancelledError("its task was cancelled before it began")
-            if ticket._more is not None and ticket._more.why is not None:
+            if self._desk.going_down or (ticket._more is not None and ticket._more.why is not None):
                 self.raised(ticket, worker, error)
             else:
                 unless_torn_down(self.raised, ticket, worker, error)
