@@ -96,7 +96,7 @@ class Caller:
         done, _ = await asyncio.wait([task], timeout=act.patience)
         if not done and task.cancel():
             call.gives_up(world.now)
-            mine = act.op == "restart" or (call.state is not None and not call.state.alive)
+            mine = call.state is not None and not call.state.alive
             if act.op in ("start", "restart") and mine and world.queue.state == "starting":
                 world.ends_life(0.0)  # a start that is cancelled ends the new life again
             world.note("gives up", act.op)
@@ -187,6 +187,7 @@ class Caller:
                 await self._stop(call)
             case "restart":
                 await self._stop(Call(Act("stop", "queue", 1.0), call.inside, self.world.now))
+                call.state = queue.state  # of several who restart it, one begins its next life
                 await queue.start()
             case "start" | "wait":
                 await getattr(queue, act.op)()
@@ -284,6 +285,8 @@ class Caller:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 call.gives_up(world.now)
+            for order in orders:
+                order.error = error
             raise
         finally:
             for order in orders:
@@ -328,6 +331,8 @@ class Caller:
             world.wrong("2", f"cancel() of {order} says yes, and it was done")
         active = order.active
         asked_by_us = active is not None and (active.run.why is not None or active.cut is not None)
+        if active is None and not order.attempts:  # a stop has asked it to end, and its task has not come to a step yet
+            asked_by_us = world.now >= world.cuts.get(order.life, (0.0, float("inf")))[1] - EPS
         if not done and not said and before is None and not asked_by_us:
             world.wrong("2", f"cancel() of {order} says no, and it is {order.ticket.status}")
         if said and order.cancelled is None:

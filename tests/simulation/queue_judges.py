@@ -49,6 +49,11 @@ class Judge:
 class Starts(Judge):
     """No attempt begins after its order was ended, asked to end, or refused; none too many. (1, 10, 20)"""
 
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        #: Of a map whose queue drops: cancelled at this instant, which is right where the map ended by a dropped item.
+        self.perhaps_dropped: list[tuple[float, Order]] = []
+
     def begins(self, attempt: Attempt) -> None:
         """Look at the order."""
         world, order = self.world, attempt.order
@@ -62,18 +67,26 @@ class Starts(Judge):
             world.wrong("10", f"{what} after it was cancelled")
         if order.ticket is not None and order.ticket.done():
             world.wrong("1", f"{what} after its ticket was {order.ticket.status}")
-        self._life(what, order)
+        self._life(what, attempt)
         if order.attempts:
             self._again(what, order, order.attempts[-1])
 
-    def _life(self, what: str, order: Order) -> None:
-        world = self.world
+    def _life(self, what: str, attempt: Attempt) -> None:
+        world, order = self.world, attempt.order
         if world.torn:
             return
+        self._came_late(attempt)
         if world.queue.state.over or world.queue.generation != order.life:
             world.wrong("10", f"{what} in life {world.queue.generation} of the queue, which is {world.queue.state}")
         if world.now > world.cuts.get(order.life, (0.0, INFINITE))[1] + EPS:
             world.wrong("10", f"{what} after everything was cut")
+
+    def _came_late(self, attempt: Attempt) -> None:
+        """An item of a map that is taken after a restart belongs to the life that accepts it."""
+        world, order = self.world, attempt.order
+        ended = world.asked_to_end.get(order.life, INFINITE)
+        if order.via == "map" and not order.attempts and world.since_begun(attempt.run.queued) >= ended - EPS:
+            order.life = world.queue.generation
 
     def _again(self, what: str, order: Order, last: Attempt) -> None:
         world, queue = self.world, self.world.plan.queue
@@ -101,11 +114,25 @@ class Starts(Judge):
             return
         if any(other.error is not None for sibling in order.siblings for other in sibling.attempts):
             return  # what fails ends a map, and so all of it
+        if order.via == "map" and world.plan.queue.overflow.startswith("drop"):
+            self.perhaps_dropped.append((world.now, order))
+            return
         world.wrong("20", f"{order} was cancelled, and nobody asked for it")
 
+    def verdict(self) -> None:
+        """An item that was dropped ends a map by an error, as one that fails does."""
+        for now, order in self.perhaps_dropped:
+            ended = INFINITE if order.done is None else order.done
+            if not isinstance(order.error, rc.RunSkipped) or now > ended + EPS:
+                self.world.wrong("20", f"{order} was cancelled at {now:.6f}, and nobody asked for it")
+
     def cut_again(self, attempt: Attempt) -> None:
-        """Whoever cleans up is left alone until the stop gives it up, and nobody here takes as long as that."""
-        if self.world.meddled is None and not self.world.torn and attempt.run.ends is None:
+        """Whoever cleans up is left alone until the stop gives it up, and nobody here takes as long as that.
+
+        One that has cancelled itself cleans up after that: the queue has not cancelled it yet, and may do so once.
+        """
+        others = self.world.meddled is not None or self.world.torn or attempt.cancels_itself
+        if not others and attempt.run.ends is None:
             self.world.wrong("20", f"{attempt.order} was cancelled again while it cleaned up")
 
     def leaves(self, attempt: Attempt) -> None:
@@ -290,17 +317,21 @@ class Outcomes(Judge):
         check = getattr(self, f"_{status}")
         check(order, last, value, error)
         if last is not None and isinstance(last.error, Exception) and not given_up:
-            self._visible(order, status, last.error, error)
+            self._visible(order, status, last, error)
 
     def _no(self, order: Order, status: str, why: str) -> None:
         self.world.wrong("1", f"{order} has {status}, though {why}")
 
-    def _visible(self, order: Order, status: str, raised: BaseException, error: BaseException | None) -> None:
-        seen = error
-        while seen is not None and seen is not raised:
-            seen = seen.__cause__
+    def _visible(self, order: Order, status: str, last: Attempt, error: BaseException | None) -> None:
+        seen, first = error, error
+        while seen is not None and seen is not last.error:
+            first, seen = seen, seen.__cause__
+        resource = self.world.plan.queue.resource
+        checks = resource is not None and resource.check and last.run.attempt > last.number
+        if checks and status == "timed_out" and isinstance(first, asyncio.CancelledError):
+            return  # there was one more attempt, which was cut while its resource was being checked
         if seen is None:
-            self.world.wrong("10", f"{order} hides {raised!r}: {status}, {error!r}")
+            self.world.wrong("10", f"{order} hides {last.error!r}: {status}, {error!r}")
 
     def _succeeded(self, order: Order, last: Attempt | None, value: object, error: BaseException | None) -> None:
         if last is None or last.error is not None or last.value != value:

@@ -200,6 +200,8 @@ class Course:
 
     async def _probe(self, priority: int) -> None:
         world, queue = self.world, self.world.queue
+        if not world.plan.queue.maxsize:
+            await self._until_one_is_free()
         plain = world.plan.queue.resource is not None and world.plan.queue.resource.plain
         order: Order = world.order(OrderPlan((Script((), "return"),), plain, priority), "probe", None)
         call = Call(Act("submit", "queue"), None, world.now)
@@ -211,6 +213,13 @@ class Course:
         except BaseException as error:
             order.answered, order.refused = True, error
             world.wrong("6", f"{call} was refused at rest: {error!r}")
+
+    async def _until_one_is_free(self) -> None:
+        """With maxsize=0 only what begins at once is accepted; where resources grow old, none may be free just now."""
+        for _ in range(100):
+            if self.world.queue.stats().free:
+                return
+            await asyncio.sleep(0.1)
 
     def _is_whole(self) -> None:
         world, stats = self.world, self.world.queue.stats()

@@ -43,6 +43,8 @@ class World:
         self.torn = False
         #: Of each life that was asked to end: the earliest instant at which its work may be cut, and the latest.
         self.cuts: dict[int, tuple[float, float]] = {}
+        #: When each of them was first asked to, or failed to begin: it has accepted nothing since.
+        self.asked_to_end: dict[int, float] = {}
         #: Whether a stop has told of something that would not stop.
         self.told_stuck = False
         #: How often the number of workers was changed.
@@ -61,6 +63,10 @@ class World:
     def now(self) -> float:
         """Virtual seconds since the beginning."""
         return float(self.loop.time())
+
+    def since_begun(self, instant: float) -> float:
+        """The same of an instant that is given in seconds since the epoch."""
+        return self.now - (clock.current().now() - instant)
 
     def note(self, *what: object) -> None:
         """Put it into the trace."""
@@ -108,10 +114,12 @@ class World:
         """The present life is asked to end within `span` seconds, some of which may be kept for hooks."""
         first, last = self.cuts.get(self.queue.generation, (float("inf"), float("inf")))
         self.cuts[self.queue.generation] = min(first, self.now + span * 0.74), min(last, self.now + span)
+        self.asked_to_end.setdefault(self.queue.generation, self.now)
 
     def start_failed(self) -> None:
         """The present life has never begun: what it had accepted until then was interrupted."""
         self.cuts[self.queue.generation] = float("-inf"), self.now
+        self.asked_to_end.setdefault(self.queue.generation, self.now)
 
     def may_be_cut(self, order: Order, at: float | None = None) -> bool:
         """Whether by then the work of its life may have been cut."""
