@@ -68,6 +68,8 @@ class Pause:
     async def _wait(self) -> bool:
         run = self._run
         if run.told:
+            # Whoever told it may have cancelled its task as well: that comes here, and not in what it does next.
+            await asyncio.sleep(0)
             return True
         loop = asyncio.get_running_loop()
         over = loop.create_future()

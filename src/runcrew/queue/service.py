@@ -174,7 +174,10 @@ class QueueService(BaseService, Generic[R]):
 
     def _go_on(self, task: asyncio.Task[None]) -> None:
         desk = self.desk
-        if task is self._stopper and desk is not None and desk.going_down:  # what is begun now would be lost
+        # What is begun on a loop that goes down would be lost. But only what is our own is waited for here: others may
+        # wait for us.
+        busy = desk is not None and (desk.working() or desk.group.closing or desk.spares.group.closing)
+        if task is self._stopper and desk is not None and desk.going_down and busy:
             desk.later(MOMENT, self._go_on, task)
         else:
             super()._go_on(task)

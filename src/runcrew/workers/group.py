@@ -405,6 +405,8 @@ class Group:
             self.closing += 1
             self._first_is_over(worker)
             self._keeper.close(worker)
+        else:
+            return
         self._dirty = True
 
     def abandon(self, worker: Worker) -> None:
