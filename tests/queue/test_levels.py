@@ -165,10 +165,8 @@ BATCHES = st.lists(
 @settings(deadline=None, max_examples=300)
 @given(BATCHES)
 def test_batches_of_any_size_keep_the_turns_of_single_picks(batches: list[Any]) -> None:
-    """Picked in batches or one by one, the order is the same: each sixteenth pick is the overdue one's.
-
-    A batch ends before an overdue async one, which is the next for a free worker, and nobody goes before it.
-    """
+    """Picked in batches or one by one, the order is the same: each sixteenth pick is the overdue one's, and a batch ends
+    before one that is async."""
     max_wait = 30.0
     levels: Any = Levels(max_wait)
     waiting: list[Any] = []
