@@ -165,7 +165,7 @@ BATCHES = st.lists(
 @settings(deadline=None, max_examples=300)
 @given(BATCHES)
 def test_batches_of_any_size_keep_the_turns_of_single_picks(batches: list[Any]) -> None:
-    """Picked in batches or one by one, the order is the same: each sixteenth pick is the overdue one's, and a batch ends
+    """Picked in batches or one by one, the order is the same: each sixteenth pick is the overdue one's, and batches end
     before one that is async."""
     max_wait = 30.0
     levels: Any = Levels(max_wait)
