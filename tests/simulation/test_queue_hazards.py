@@ -108,8 +108,9 @@ async def test_a_keyboard_interrupt_in_a_job_ends_the_queue(plain: bool) -> None
     def plain_job() -> None:
         raise error
 
+    queue = Queue()
     with pytest.raises(rc.JobCrashed) as caught:
-        async with Queue() as queue:
+        async with queue:
             waiting = await queue.submit(one, delay="1s")
             ticket = await queue.submit(plain_job) if plain else await queue.submit(job)
             assert (Status.FAILED, error) == ((outcome := await ticket.outcome()).status, outcome.error)
