@@ -423,6 +423,7 @@ class Desk:
 
     def worker_gone(self, worker: Worker) -> None:
         """See Door."""
+        self.carrier.threads.left.pop(worker, None)
         if worker.reason and self.home.hub.wants(WorkerGone):  # without one it has never been there
             self.home.hub.emit(WorkerGone(self.now(), self.name, worker.number, worker.reason, worker.error))
 

@@ -111,8 +111,6 @@ class Handed:
         line, ticket = self.line, self.ticket
         handed, threads = line.handed, line.threads
         if handed.get(ticket) is not self:
-            if threads.left:
-                threads.left.pop(self, None)
             return  # somebody else has settled it
         if not self.started:  # the thread has halted before it
             threads.take_back(line)
@@ -171,8 +169,8 @@ class InThreads:
         #: Those that were handed more than one.
         self._long: dict[Line, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        #: What was given up and is still at work.
-        self.left: dict[object, AbandonedCall] = {}
+        #: What was given up, by its worker: until that is gone, with its resource.
+        self.left: dict[Worker, AbandonedCall] = {}
 
     def learn(self, length: float) -> None:
         """A run took so long: a long one counts at once, short ones by and by."""
@@ -356,7 +354,7 @@ class InThreads:
         ticket, more = handed.ticket, handed.ticket.more()
         run = ticket.as_run()
         run.tell()
-        given = self.left_alone(handed, run, line.thread)
+        given = self.left_alone(line.worker, run, line.thread)
         self._out_of_thread(more)
         del line.handed[ticket]
         self.take_back(line)
@@ -366,14 +364,10 @@ class InThreads:
         self.desk.books.abandoned(ticket, given)
         return True
 
-    def left_alone(self, work: object, run: Run, thread: OwnThread) -> AbandonedCall:
-        """This thread was left to itself, with this run."""
-        given = self.left[work] = AbandonedCall(repr(run), thread.name, self.now(), thread.ident)
+    def left_alone(self, worker: Worker, run: Run, thread: OwnThread) -> AbandonedCall:
+        """The thread of this worker was left to itself, with this run."""
+        given = self.left[worker] = AbandonedCall(repr(run), thread.name, self.now(), thread.ident)
         return given
-
-    def came_home(self, work: object) -> None:
-        """What had been left to itself has ended."""
-        self.left.pop(work, None)
 
     def stop(self) -> None:
         """Look no more after what was handed over."""

@@ -142,6 +142,7 @@ class Spares:
 
     def worker_gone(self, worker: Worker) -> None:
         """See Door."""
+        self._desk.carrier.threads.left.pop(worker, None)
 
     def opening_failed(self, worker: Worker, delay: float, error: BaseException) -> None:
         """See Door."""

@@ -127,7 +127,7 @@ class _Call:
             await self._over
         except BaseException:
             if self._turn.give_up():
-                self._desk.carrier.threads.left_alone(self, run, thread)
+                self._desk.carrier.threads.left_alone(worker, run, thread)
                 thread.abandon(self)
                 worker.group.abandon(worker)
             run.tell()
@@ -152,7 +152,6 @@ class _Call:
         return call_job_in_thread(self._run, self._turn)
 
     def _hand_back(self) -> None:
-        self._desk.carrier.threads.came_home(self)
         if not self._over.done():
             self._over.set_result(None)
 
