@@ -225,6 +225,32 @@ async def test_a_teardown_interrupts_what_runs() -> None:
         assert 7 == await queue.run(give, 7), "the loop went on after all"
 
 
+@pytest.mark.virtual
+async def test_a_task_that_does_not_heed_its_cancellation_holds_nothing_up_for_ever() -> None:
+    """All tasks cancelled in a loop that goes on: the queue does, too, although one of them never ends."""
+
+    enough = asyncio.Event()
+
+    async def deaf() -> None:
+        while not enough.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await enough.wait()
+
+    other, me = asyncio.create_task(deaf()), asyncio.current_task()
+    await asyncio.sleep(0)
+    async with rc.Queue() as queue:
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks():
+            if task is not me:
+                task.cancel()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            assert 7 == await queue.run(give, 7)
+    assert not other.done()
+    enough.set()
+    await other
+
+
 def test_virtual_runs_leave_nothing() -> None:
     """A queue that was never stopped is settled with its loop."""
     tickets: list[rc.Ticket[int]] = []

@@ -72,13 +72,14 @@ class Books:
     def ended(self, ticket: Ticket[Any], status: Status, now: float, waited: float | None) -> None:
         """A run ended, in whatever way."""
         self._ended[status] += 1
-        self.count()  # in the order of their ends
-        self.last_ended = now
         started, more = ticket._started, ticket._more
         first = started if more is None or more.first_started is None else more.first_started
-        if first is not None:
-            self._count_times([max(0.0, now - first)])
-        elif status is not Status.SKIPPED:
+        with self._counting:
+            self._count()  # in the order of their ends
+            self.last_ended = now
+            if first is not None:
+                self._count_times([max(0.0, now - first)])
+        if first is None and status is not Status.SKIPPED:
             self.never_started += 1
         if status is SUCCEEDED:
             assert started is not None
@@ -235,7 +236,5 @@ class Guarded:
     def _call(self, what: str, *args: Any) -> None:
         try:
             getattr(self.inner, what)(*args)
-        except Exception as error:
+        except BaseException as error:  # all of it: a SystemExit here would end the loop
             _log.error("%s() of a collector failed: %s", what, brief(error), exc_info=error)
-        except BaseException as error:  # a SystemExit here would end the loop
-            _log.error("%s() of a collector raised %s", what, brief(error), exc_info=error)

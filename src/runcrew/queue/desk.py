@@ -284,15 +284,13 @@ class Desk:
 
     def hold(self) -> None:
         """Hand nothing out from here on, and hire nobody: what is begun now would be lost."""
-        self._pumping = True
-        self.group.hold(True)
-        self.spares.group.hold(True)
+        self._pumping = True  # who is to hire asks `going_down`
 
     def hold_no_more(self) -> None:
         """Go on."""
         self._pumping = False
-        self.group.hold(False)
-        self.spares.group.hold(False)
+        self.group.settle()
+        self.spares.group.settle()
         self.pump()
 
     def _take_slice(self, now: float) -> bool:

@@ -72,19 +72,15 @@ class Ends:
     def cancelled(self, ticket: Ticket[Any], worker: Worker, error: BaseException, outside: bool) -> None:
         """The attempt ended by a CancelledError: one that was asked for, or not. `outside`: by its task's being
         cancelled, and not by us."""
-        more = ticket._more
-        if more is not None and more.why is not None:
+        more = ticket.more()
+        if more.why is None and more.cut is None and outside and self._desk.going_down:
+            more.why, more.why_text = Status.INTERRUPTED, "its event loop is going down without a stop"
+        if more.why is not None:
             self.asked(ticket, more)
             self._desk.release(worker)
-        elif more is not None and more.cut is not None:
+        elif more.cut is not None:
             self.failed(ticket, worker, Status.TIMED_OUT, self.timeout_error(ticket, more.cut, error), more.cut)
         else:
-            if outside and self._desk.going_down:
-                more = ticket.more()
-                more.why, more.why_text = Status.INTERRUPTED, "its event loop is going down without a stop"
-                self.asked(ticket, more)
-                self._desk.release(worker)
-                return
             said = "its task was cancelled from outside" if outside else ""
             self.failed(ticket, worker, Status.FAILED, error, said)
 

@@ -70,8 +70,6 @@ class Maker:
         if type(priority) is not int:
             level(priority)
         ticket: Ticket[Any] = Ticket(self._desk, fn, args, plain, priority, copy_context())
-        if self._usual and len(options) == 1 and "priority" in options:
-            return ticket
         asked = terms(self._setup.terms, options)
         if asked != NOTHING or self._setup.dedupe is not None:
             more = ticket.more()

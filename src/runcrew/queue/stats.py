@@ -31,7 +31,7 @@ class QueueStats:
     busy: int
     leaving: int
     closing: int
-    #: Attempts that were given up and are still at work in their threads, the oldest first.
+    #: Attempts that were given up in threads, the oldest first: until the thread, and what it held, is gone.
     abandoned: tuple[AbandonedCall, ...]
     #: Tickets that wait for a worker, in all and by priority; and those that wait outside the queue for their time.
     queued: int

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.lifecycle import Latch
 from runcrew.lifecycle.tasks import MOMENT, spawn
 
 if TYPE_CHECKING:
     from runcrew.queue.desk import Desk
+
+
+#: How long, in seconds, a loop that goes down may take for it. One that is still there then goes on.
+PATIENCE: Final = 10.0
 
 
 class Teardown:
@@ -27,6 +31,8 @@ class Teardown:
         #: The tasks that were cancelled together with the canary.
         self._dying: list[asyncio.Task[Any]] = []
         self._timer: asyncio.TimerHandle | None = None
+        #: Until when they are waited for, in loop time.
+        self._until = 0.0
         self._canary = self._new_canary()
         self._last = self._last_word()
         _step(self._last.__anext__())
@@ -56,15 +62,20 @@ class Teardown:
         if self._over:
             return
         self._dying = [task for task in asyncio.all_tasks() if task.cancelling()]
+        self._until = self._desk.loop.time() + PATIENCE
         self._desk.hold()
         self._timer = self._desk.later(MOMENT, self._look)
 
     def _look(self) -> None:
-        """Go on once all that was cancelled has ended, and there was a moment for the loop to close in."""
+        """Go on once all that was cancelled has ended, and there was a moment for the loop to close in.
+
+        A task that does not heed its cancellation, in a loop that goes on, does not hold us up for ever.
+        """
         if self._over:
             return
         groups = (self._desk.group, self._desk.spares.group)
-        if any(group.closing for group in groups) or any(not task.done() for task in self._dying):
+        ending = any(group.closing for group in groups) or any(not task.done() for task in self._dying)
+        if ending and self._desk.loop.time() < self._until:
             self._timer = self._desk.later(MOMENT, self._look)
             return
         self._dying = []

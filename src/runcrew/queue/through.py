@@ -37,7 +37,6 @@ async def through(desk: Desk, ticket: Ticket[Any], worker: Worker) -> None:
     run = ticket.as_run()
     run.args = ticket._args if desk.setup.recipe is None else (worker.resource, *ticket._args)
     more = ticket.more()
-    run.on_abandoned = None
     queued: Any = run
     queued.worker, queued.desk, queued.span = worker, desk, more.timeout
     recipe = desk.setup.recipe

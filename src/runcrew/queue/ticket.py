@@ -349,10 +349,8 @@ class _Waiting:
 def _call(callback: Callable[[Any], object], ticket: Ticket[Any]) -> None:
     try:
         callback(ticket)
-    except Exception as error:
+    except BaseException as error:  # all of it: a SystemExit here would end the loop
         _log.error("a callback of %s failed: %s", ticket.name, brief(error), exc_info=error)
-    except BaseException as error:  # a SystemExit here would end the loop
-        _log.error("a callback of %s raised %s", ticket.name, brief(error), exc_info=error)
 
 
 def would_deadlock(name: str) -> WouldDeadlock:

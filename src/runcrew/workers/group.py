@@ -91,8 +91,7 @@ class Group:
         self.opening = self.leaving = self.closing = self.abandoned = 0
         #: Whether no worker is hired (any more), and those that are there leave.
         self.closed = True
-        self._on_hold = False
-        #: Asked before a resource is made: whether this is no time to begin anything, until `hold(False)` is called.
+        #: Asked before a resource is made: whether it is no time to begin anything. Who says so calls `settle` later.
         self.is_bad_time: Callable[[], bool] = lambda: False
         self._settling = self._dirty = self._cut = False
         self._changes: list[Change] = []
@@ -209,8 +208,8 @@ class Group:
         # Asked again for each one: the first step of a job may be taken in here, and change anything.
         while not self.closed and min(self.target - self.staying, self.places - self.held) > 0:
             if self.recipe is not None:
-                if self._lost or self._on_hold or self.is_bad_time():
-                    return  # perhaps the loop is on its way down: see `lost` and `hold`
+                if self._lost or self.is_bad_time():
+                    return  # perhaps the loop is on its way down: see `lost`
                 wait = self.pace.not_before - self.loop.time()
                 if wait > 0:
                     self._look_again(wait)
@@ -218,12 +217,6 @@ class Group:
                 if self.pace.failing and self.opening:
                     return  # what fails is tried by one; the others follow when it has succeeded
             self.hire()
-
-    def hold(self, on: bool) -> None:
-        """Make no resource as long as this holds; it is no time to begin anything."""
-        self._on_hold = on
-        if not on:
-            self.settle()
 
     def hire(self) -> Worker:
         """Let one more come, at once. For `settle`; and for a door that needs one beyond the target."""
