@@ -243,7 +243,7 @@ async def test_a_task_that_does_not_heed_its_cancellation_holds_nothing_up_for_e
         for task in asyncio.all_tasks():
             if task is not me:
                 task.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)  # until it has been noticed
         async with asyncio.timeout(60):
             assert 7 == await queue.run(give, 7)
     assert not other.done()
