@@ -12,7 +12,8 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -249,6 +250,10 @@ class Run:
     done: tuple[float, float | None] | None = None
     #: Hears that the job says it is ready to serve, on whatever thread the job is.
     on_ready: Callable[[], None] | None = None
+    #: The worker that carries it out, where its door has workers (a `runcrew.workers.Worker`).
+    worker: Any = None
+    #: Hears that the job waits for something to do, and that it goes on; in whatever thread the job is.
+    on_idle: Callable[[bool], None] | None = None
     #: Hears, on the loop, that the thread of an attempt was abandoned (a `runcrew.backends.AbandonedCall`).
     on_abandoned: Callable[[Any], None] | None = None
     #: Ends a pause between two attempts at once; set while there is one.
@@ -311,6 +316,24 @@ class Run:
         time neither waits really. Raises ConfigError for a bad span.
         """
         return Pause.of(self, seconds(span, "sleep"), raises=True)
+
+    @contextmanager
+    def idle(self) -> Generator[None]:
+        """Say that the job waits for something to do: `with run.idle(): message = await inbox.get()`.
+
+        What matters to a pool: that time counts as no work, and when the worker is to leave, it need not be waited
+        for. The run ends there then: by `asyncio.CancelledError`, which comes out of what it awaits. In a thread
+        `run.cancelled` becomes true, and once it is, the block is not entered. Elsewhere it changes nothing.
+        """
+        hears = self.on_idle
+        if hears is None:
+            yield
+            return
+        hears(True)
+        try:
+            yield
+        finally:
+            hears(False)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -301,6 +301,9 @@ class FakeDoor:
             del self.group.free[worker]
             self._begin(worker, self.waiting.popleft())
 
+    def worker_leaves(self, worker: Worker) -> None:
+        """See Door."""
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         self._told("lost", worker)
         if worker.task is not None and not worker.task.cancelling():

@@ -415,6 +415,9 @@ class Desk:
         elif self.room.waiting:
             self.room.look()
 
+    def worker_leaves(self, worker: Worker) -> None:
+        """See Door. What it has in hand says so itself when it ends."""
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
         self.carrier.lost(worker, error)

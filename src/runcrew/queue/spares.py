@@ -136,6 +136,9 @@ class Spares:
         else:
             self._one_less()
 
+    def worker_leaves(self, worker: Worker) -> None:
+        """See Door."""
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
         self._desk.carrier.lost(worker, error)

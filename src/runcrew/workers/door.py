@@ -22,6 +22,9 @@ class Door(Protocol):
     def worker_free(self, worker: Worker) -> None:
         """This worker is in `group.free`, for the first time or again: give it work if there is any."""
 
+    def worker_leaves(self, worker: Worker) -> None:
+        """This worker has work in hand, and has been told to leave when that has ended."""
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """End what this worker has in hand: its resource is lost, or it has to leave at once."""
 

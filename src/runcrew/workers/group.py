@@ -392,6 +392,7 @@ class Group:
         elif state is BUSY:
             worker.state, worker.reason = LEAVING, reason
             self.leaving += 1
+            self._door.worker_leaves(worker)
         elif state is OPENING:
             worker.state, worker.reason = CLOSING, reason
             self.opening -= 1

@@ -72,8 +72,8 @@ class Worker:
     """One slot of a group."""
 
     __slots__ = (
-        "context", "error", "faulty", "group", "keeper", "number", "opened", "opened_at", "reason", "release",
-        "resource", "simple", "since", "state", "task", "thread", "thread_ends", "wave", "work",
+        "context", "error", "faulty", "group", "keeper", "layers", "number", "opened", "opened_at", "reason",
+        "release", "resource", "simple", "since", "state", "task", "thread", "thread_ends", "wave", "work",
     )  # fmt: skip
 
     def __init__(self, group: Group, number: int) -> None:
@@ -97,6 +97,8 @@ class Worker:
         #: What it has in hand (the door's business), and the task of that where it has one.
         self.work: Any = None
         self.task: asyncio.Task[Any] | None = None
+        #: The handlers that are its own, where middleware is made for each worker.
+        self.layers: dict[Any, Any] | None = None
         #: When its resource was made, and since when it is free, in loop time; only where that is limited.
         self.opened_at = 0.0
         self.since = 0.0
