@@ -28,9 +28,9 @@ from runcrew.queue.making import Maker
 from runcrew.queue.on_loop import Carrier
 from runcrew.queue.room import Room
 from runcrew.queue.spares import Spares
-from runcrew.queue.teardown import Teardown
 from runcrew.queue.ticket import SUCCEEDED, More, Ticket, would_deadlock
 from runcrew.workers import BUSY, FREE, Group, Worker
+from runcrew.workers.teardown import Teardown
 
 if TYPE_CHECKING:
     from runcrew.queue.service import QueueService
@@ -120,7 +120,7 @@ class Desk:
         self._at = 0.0
         #: Whether this life has ended.
         self.over = False
-        self._teardown = Teardown(self)
+        self._teardown = Teardown(self, (self.group, self.spares.group))
         self.group.is_bad_time = self.spares.group.is_bad_time = lambda: self.going_down
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""Teardown: what a queue makes of an event loop that is on its way down without a stop.
+"""Teardown: what a door with workers makes of an event loop that is on its way down without a stop.
 
 `asyncio.run` goes down in two steps. It cancels all tasks and waits for them; whatever is begun on the loop after that
 is lost. Then it closes all async generators, and the loop. So there are two canaries: a task that does nothing and
@@ -8,25 +8,50 @@ is cancelled only by one who cancels all, and an async generator that is closed 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Final
+import contextvars
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Final, Protocol
 
 from runcrew.lifecycle import Latch
 from runcrew.lifecycle.tasks import MOMENT, spawn
-
-if TYPE_CHECKING:
-    from runcrew.queue.desk import Desk
-
+from runcrew.workers.group import Group
 
 #: How long, in seconds, a loop that goes down may take for it. One that is still there then goes on.
 PATIENCE: Final = 10.0
 
 
-class Teardown:
-    """Watches the loop of one desk."""
+class Host(Protocol):
+    """Who wants to know: one life of a door. All of it is called on the loop."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    loop: asyncio.AbstractEventLoop
+    #: What is the library's own happens in this.
+    context: contextvars.Context
+
+    @property
+    def name(self) -> str:
+        """What to call it, for people."""
+        ...
+
+    def later(self, span: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call it in so many seconds, in the library's own context."""
+        ...
+
+    def hold(self) -> None:
+        """Begin nothing from here on, and hire nobody: it would be lost."""
+
+    def hold_no_more(self) -> None:
+        """Go on: the loop does."""
+
+    def forsake(self, reason: str) -> None:
+        """The loop is about to be closed: nothing on it will ever go on."""
+
+
+class Teardown:
+    """Watches the loop of one life, and of these groups of workers."""
+
+    def __init__(self, host: Host, groups: Sequence[Group]) -> None:
+        self._host = host
+        self._groups = groups
         self._over = False
         #: The tasks that were cancelled together with the canary.
         self._dying: list[asyncio.Task[Any]] = []
@@ -49,22 +74,22 @@ class Teardown:
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
-        if not self._desk.loop.is_closed():
+        if not self._host.loop.is_closed():
             self._canary.cancel()
             _step(self._last.aclose())
 
     def _new_canary(self) -> asyncio.Task[None]:
-        canary = spawn(Latch().wait(), f"{self._desk.name}-canary", self._desk.context)
-        canary.add_done_callback(self._canary_ended, context=self._desk.context)
+        canary = spawn(Latch().wait(), f"{self._host.name}-canary", self._host.context)
+        canary.add_done_callback(self._canary_ended, context=self._host.context)
         return canary
 
     def _canary_ended(self, _: object) -> None:
         if self._over:
             return
         self._dying = [task for task in asyncio.all_tasks() if task.cancelling()]
-        self._until = self._desk.loop.time() + PATIENCE
-        self._desk.hold()
-        self._timer = self._desk.later(MOMENT, self._look)
+        self._until = self._host.loop.time() + PATIENCE
+        self._host.hold()
+        self._timer = self._host.later(MOMENT, self._look)
 
     def _look(self) -> None:
         """Go on once all that was cancelled has ended, and there was a moment for the loop to close in.
@@ -73,14 +98,13 @@ class Teardown:
         """
         if self._over:
             return
-        groups = (self._desk.group, self._desk.spares.group)
-        ending = any(group.closing for group in groups) or any(not task.done() for task in self._dying)
-        if ending and self._desk.loop.time() < self._until:
-            self._timer = self._desk.later(MOMENT, self._look)
+        ending = any(group.closing for group in self._groups) or any(not task.done() for task in self._dying)
+        if ending and self._host.loop.time() < self._until:
+            self._timer = self._host.later(MOMENT, self._look)
             return
         self._dying = []
         self._canary = self._new_canary()
-        self._desk.hold_no_more()
+        self._host.hold_no_more()
 
     async def _last_word(self) -> AsyncGenerator[None]:
         try:
@@ -88,7 +112,7 @@ class Teardown:
         finally:
             if not self._over:
                 self._over = True
-                self._desk.forsake("its event loop was torn down without a stop")
+                self._host.forsake("its event loop was torn down without a stop")
 
 
 def _step(awaitable: Any) -> None:
