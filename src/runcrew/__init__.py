@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.program import run
     from runcrew.supervise import Supervisor, OneShot, Interval
     from runcrew.queue import Queue, Ticket, QueueStats, NoResource, HIGH, NORMAL, LOW
-    from runcrew.workers import Intensity
+    from runcrew.workers import Intensity, Scale
     from runcrew.lifecycle import State, StopReport
     from runcrew.policies.policy import policy, call, wrap, Policy
     from runcrew.policies import Retry, retry_each, Budget, UNLIMITED, Exponential, Constant, Concurrency, Dedupe
@@ -37,7 +37,7 @@ _HOMES: Final = {
     "runcrew.program": "run",
     "runcrew.supervise": "Supervisor OneShot Interval",
     "runcrew.queue": "Queue Ticket QueueStats NoResource HIGH NORMAL LOW",
-    "runcrew.workers": "Intensity",
+    "runcrew.workers": "Intensity Scale",
     "runcrew.lifecycle": "State StopReport",
     "runcrew.policies.policy": "policy call wrap Policy",
     "runcrew.policies": "Retry retry_each Budget UNLIMITED Exponential Constant Concurrency Dedupe",
@@ -57,6 +57,8 @@ __all__ = [
     "Crew", "run", "Supervisor", "OneShot", "Interval", "Intensity", "State", "StopReport",
     # what somebody asks for
     "Queue", "Ticket", "QueueStats", "NoResource", "HIGH", "NORMAL", "LOW", "Collector", "Metrics",
+    # how many do it
+    "Scale",
     # whether and how a run is done
     "policy", "call", "wrap", "Policy",
     "Retry", "retry_each", "Budget", "UNLIMITED", "Exponential", "Constant", "Concurrency", "Dedupe",

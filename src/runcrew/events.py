@@ -192,6 +192,25 @@ class Stalled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled(Event):
+    """Scaling changed how many workers there should be. The rest is what that was decided from: see `Inputs`."""
+
+    before: int
+    after: int
+    reason: str
+    arrival: float | None
+    completion: float
+    busy: float
+    utilisation: float
+    waiting: int | None
+    age: float
+    demand: float
+
+    def __str__(self) -> str:
+        return f"{self.service}: {self.before} -> {self.after} workers: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class LoopBlocked(Event):
     """A call kept the event loop from everything else for longer than is allowed."""
 

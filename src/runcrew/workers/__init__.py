@@ -14,6 +14,12 @@ from runcrew.workers.restart import GiveUp as GiveUp
 from runcrew.workers.restart import Intensity as Intensity
 from runcrew.workers.restart import Restart as Restart
 from runcrew.workers.restart import Restarts as Restarts
+from runcrew.workers.scale import Decision as Decision
+from runcrew.workers.scale import Inputs as Inputs
+from runcrew.workers.scale import Load as Load
+from runcrew.workers.scale import Scale as Scale
+from runcrew.workers.scale import Scaling as Scaling
+from runcrew.workers.scaler import Scaler as Scaler
 from runcrew.workers.worker import ABANDONED as ABANDONED
 from runcrew.workers.worker import BUSY as BUSY
 from runcrew.workers.worker import FREE as FREE
