@@ -130,6 +130,11 @@ class Books:
         cut = self._ended[Status.CANCELLED] + self._ended[Status.INTERRUPTED] - self.never_started
         return self._desk.ended - cut - self.never_started, max(0, cut), self.never_started
 
+    @property
+    def without_worker(self) -> int:
+        """How many have ended that no worker ever had: dropped, twins of others, cancelled while they waited."""
+        return self.never_started + self._ended[Status.SKIPPED]
+
     def runs(self) -> RunStats:
         """The numbers as they stand."""
         desk = self._desk

@@ -20,7 +20,7 @@ from runcrew.queue.options import NowOptions, SubmitOptions
 from runcrew.queue.service import QueueService
 from runcrew.queue.setup import BACKOFF, REQUEUE_BACKOFF, NoResource, Overflow, QueueOptions, Setup, count
 from runcrew.queue.ticket import SUCCEEDED, Ticket
-from runcrew.workers import UNSET, Change, Unset
+from runcrew.workers import UNSET, Change, Scale, Unset
 from runcrew.workers.resource import Closes, FromAsync, FromAsyncGenerator, FromCall, FromGenerator, FromIterator
 
 R = TypeVar("R")
@@ -129,6 +129,7 @@ class Queue(QueueService[R]):
         requeue: int = 3,
         requeue_backoff: Backoff = REQUEUE_BACKOFF,
         backoff: Backoff = BACKOFF,
+        scale: Scale | None = None,
         max_wait: Duration | None = "30s",
         max_abandoned: int | None = None,
         backend: str | Backend | None = None,
@@ -160,6 +161,8 @@ class Queue(QueueService[R]):
 
         workers: how many at first. 0: none until `resize` (max_workers is needed then). max_workers: how many there
             may be; None: as many as `workers`.
+        scale: how their number follows the load, between `workers` (one at least) and max_workers. None: it does not.
+            What is done by hand (`resize`, `more`, `less`) is where it goes on from, and a pause stays one.
         spares, max_spares: resources kept ready for `run_now`, and how many of those there may be in all, temporary
             ones included; None: as many as `spares` or `workers`.
         maxsize: how many tickets may wait (0: only what a free worker takes at once; None: no limit).
@@ -182,8 +185,9 @@ class Queue(QueueService[R]):
             resource=resource, destroy=destroy, check=check, max_idle=max_idle, max_age=max_age, threadsafe=threadsafe,
             healthy=healthy, workers=workers, max_workers=max_workers, spares=spares, max_spares=max_spares,
             maxsize=maxsize, overflow=overflow, requeue=requeue, requeue_backoff=requeue_backoff, backoff=backoff,
-            max_wait=max_wait, max_abandoned=max_abandoned, backend=backend, collector=collector, retry=retry,
-            timeout=timeout, deadline=deadline, concurrency=concurrency, dedupe=dedupe, middleware=middleware,
+            scale=scale, max_wait=max_wait, max_abandoned=max_abandoned, backend=backend, collector=collector,
+            retry=retry, timeout=timeout, deadline=deadline, concurrency=concurrency, dedupe=dedupe,
+            middleware=middleware,
         )  # fmt: skip
         name = "queue" if name is None else name
         super().__init__(name, setup, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout)

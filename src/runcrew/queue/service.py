@@ -23,11 +23,12 @@ from runcrew.errors import (
 from runcrew.insight import Metrics
 from runcrew.lifecycle import BaseService, Hooks, State, Stuck
 from runcrew.lifecycle.tasks import MOMENT, task_stack, thread_stack, unless_torn_down
+from runcrew.queue import scaling
 from runcrew.queue.desk import Desk
 from runcrew.queue.in_threads import Line
 from runcrew.queue.setup import Setup
 from runcrew.queue.stats import QueueStats, snapshot
-from runcrew.workers import Worker
+from runcrew.workers import Scaler, Worker
 
 R = TypeVar("R")
 
@@ -45,6 +46,8 @@ class QueueService(BaseService, Generic[R]):
         self.setup = setup
         #: This life, or the last one; None before the first.
         self.desk: Desk | None = None
+        #: What scales it, or did; None: nothing does.
+        self.scaler: Scaler | None = None
 
     # --- looking ----------------------------------------------------------------------
 
@@ -125,6 +128,7 @@ class QueueService(BaseService, Generic[R]):
 
     def _launch(self) -> bool:
         desk = self.desk = Desk(self, self.setup, self._context)
+        self.scaler = scaling.begin(desk)
         if not self.setup.spares:
             desk.spares.group.open()
             desk.group.open()
@@ -188,6 +192,10 @@ class QueueService(BaseService, Generic[R]):
             self._at_stop = desk.books.ends_so_far()
             desk.open = False
             desk.room.close()
+        # A drain is done by those that are there: what has been waiting for long enough has brought more already, and
+        # what is opened now would only be closed again, at the worst moment. And nobody goes before the work is done.
+        if self.scaler is not None:
+            self.scaler.stop()
 
     def _begin_drain(self) -> None:
         desk = self.desk

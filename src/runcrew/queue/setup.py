@@ -18,7 +18,7 @@ from runcrew.policies.guard import check_plain, named
 from runcrew.queue.books import Guarded
 from runcrew.queue.options import Terms
 from runcrew.queue.through import compiled
-from runcrew.workers import UNSET, Recipe, Unset
+from runcrew.workers import UNSET, Recipe, Scale, Unset
 
 #: What happens to a ticket for which there is no room.
 Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest"]
@@ -49,6 +49,7 @@ class QueueOptions(TypedDict, total=False):
     requeue: int
     requeue_backoff: Backoff
     backoff: Backoff
+    scale: Scale | None
     max_wait: Duration | None
     max_abandoned: int | None
     backend: str | Backend | None
@@ -86,6 +87,7 @@ class Setup:
         requeue: int,
         requeue_backoff: Backoff,
         backoff: Backoff,
+        scale: Scale | None,
         max_wait: Duration | None,
         max_abandoned: int | None,
         backend: str | Backend | None,
@@ -115,6 +117,7 @@ class Setup:
                 if max_workers is not None
                 else "workers: 0 is a queue that nobody serves: give max_workers too, and resize() it later"
             )
+        self.scale = _checked_scale(scale, self.workers, self.max_workers)
         self.spares = count(spares, "spares", 0)
         self.max_spares = max(spares, self.workers, 1) if max_spares is None else count(max_spares, "max_spares", 0)
         if self.max_spares < self.spares:
@@ -234,6 +237,20 @@ def count(given: object, name: str, least: int) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < least:
         raise ConfigError(f"{name}: {given!r} is not a whole number of at least {least}")
     return given
+
+
+def _checked_scale(scale: Scale | None, workers: int, most: int) -> Scale | None:
+    """Raises ConfigError for what is no `Scale`, and where there is nothing between the least and the most."""
+    if scale is None:
+        return None
+    if not isinstance(scale, Scale):
+        raise ConfigError(f"scale: {scale!r} is no rc.Scale: give one, rc.Scale() say, or None for no scaling")
+    if most <= max(1, workers):
+        raise ConfigError(
+            f"scale: {workers} worker(s) at least, and {most} at most, leave nothing to scale: give a larger "
+            "max_workers, or leave scale out"
+        )
+    return scale
 
 
 def _recipe(resource: Callable[[], Any] | None, **options: Any) -> Recipe[Any] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runcrew.backends import AbandonedCall
 from runcrew.insight import RunStats
 from runcrew.lifecycle import State
+from runcrew.workers import Decision
 
 if TYPE_CHECKING:
     from runcrew.queue.service import QueueService
@@ -59,6 +60,8 @@ class QueueStats:
     stalled: bool
     #: The last error about a resource.
     last_error: BaseException | None
+    #: The last changes that scaling made, at most 64, the latest at the end.
+    decisions: tuple[Decision, ...]
 
 
 def snapshot(queue: QueueService[Any]) -> QueueStats:
@@ -72,6 +75,7 @@ def snapshot(queue: QueueService[Any]) -> QueueStats:
             running=0, submitters=0, maxsize=maxsize, spares_free=0, spares_alive=0, max_spares=setup.max_spares,
             opened=0, closed=0, failed_openings=0, replaced=0, requeued=0, dropped=0,
             runs=RunStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, None, None, None, None), stalled=False, last_error=None,
+            decisions=(),
         )  # fmt: skip
     group, spares, books = desk.group, desk.spares.group, desk.books
     ahead = desk.carrier.threads.not_begun
@@ -89,4 +93,5 @@ def snapshot(queue: QueueService[Any]) -> QueueStats:
         replaced=group.counts.replaced + spares.counts.replaced,
         requeued=books.requeued, dropped=books.dropped, runs=books.runs(), stalled=group.stalled,
         last_error=group.last_error or spares.last_error,
+        decisions=() if queue.scaler is None else queue.scaler.decisions,
     )  # fmt: skip
