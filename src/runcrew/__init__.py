@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.lifecycle import State, StopReport
     from runcrew.policies.policy import policy, call, wrap, Policy
     from runcrew.policies import Retry, retry_each, Budget, UNLIMITED, Exponential, Constant, Concurrency, Dedupe
+    from runcrew.policies import Counter, Elapsed, Pace
+    from runcrew.policies.per_worker import per_worker
     from runcrew.backends import Threads
     from runcrew.insight import Collector, Metrics
     from runcrew.job import Run, Outcome, Status, Attempt, current_run
@@ -40,7 +42,9 @@ _HOMES: Final = {
     "runcrew.workers": "Intensity Scale",
     "runcrew.lifecycle": "State StopReport",
     "runcrew.policies.policy": "policy call wrap Policy",
-    "runcrew.policies": "Retry retry_each Budget UNLIMITED Exponential Constant Concurrency Dedupe",
+    "runcrew.policies": "Retry retry_each Budget UNLIMITED Exponential Constant Concurrency Dedupe "
+                        "Counter Elapsed Pace",
+    "runcrew.policies.per_worker": "per_worker",
     "runcrew.backends": "Threads",
     "runcrew.insight": "Collector Metrics",
     "runcrew.job": "Run Outcome Status Attempt current_run",
@@ -62,6 +66,7 @@ __all__ = [
     # whether and how a run is done
     "policy", "call", "wrap", "Policy",
     "Retry", "retry_each", "Budget", "UNLIMITED", "Exponential", "Constant", "Concurrency", "Dedupe",
+    "Counter", "Elapsed", "Pace", "per_worker",
     # where
     "Threads",
     # what travels

@@ -1,4 +1,4 @@
-"""Whether and how a run is carried out: retry, timeout, deadline, concurrency, dedupe, and users' middleware."""
+"""Whether and how a run is carried out: retry, timeout, deadline, concurrency, dedupe, and middleware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from runcrew.policies.compile import Options as Options
 from runcrew.policies.compile import chain as chain
 from runcrew.policies.compile import describe as describe
 from runcrew.policies.concurrency import Concurrency as Concurrency
+from runcrew.policies.counter import Counter as Counter
+from runcrew.policies.counter import Numbers as Numbers
+from runcrew.policies.counter import Source as Source
 from runcrew.policies.dedupe import Dedupe as Dedupe
+from runcrew.policies.elapsed import Elapsed as Elapsed
+from runcrew.policies.elapsed import TimedSource as TimedSource
+from runcrew.policies.elapsed import Times as Times
+from runcrew.policies.elapsed import Timings as Timings
+from runcrew.policies.pace import Pace as Pace
+from runcrew.policies.per_worker import PerWorker as PerWorker
+from runcrew.policies.per_worker import per_worker as per_worker
 from runcrew.policies.policy import Policy as Policy
 from runcrew.policies.policy import call as call
 from runcrew.policies.policy import policy as policy

@@ -24,6 +24,7 @@ from runcrew.policies.concurrency import Concurrency, at_most
 from runcrew.policies.deadline import due_by
 from runcrew.policies.dedupe import Dedupe, once
 from runcrew.policies.guard import check_plain, is_listed, named
+from runcrew.policies.per_worker import PerWorker
 from runcrew.policies.retry import Retry, Rules
 from runcrew.policies.retrying import OnRetry, retrying
 from runcrew.policies.timeout import limited
@@ -71,13 +72,16 @@ def chain(
     *,
     on_retry: OnRetry | None = None,
     attempts: AttemptStore | None = None,
+    workers: bool = False,
 ) -> Handler:
     """Compile what is asked for around `backend` into one handler.
 
     on_retry: hears of each retry before its wait begins.
     attempts: keeps the retry state of runs that belong to a service.
+    workers: whether each run says in `run.worker` who carries it out, so that workers can have their own middleware.
 
-    Raises ConfigError for a timeout that could not end the job, and for what is no middleware.
+    Raises ConfigError for a timeout that could not end the job, for what is no middleware, and for `per_worker`
+    where there are no workers.
     """
     check_timeout(job, backend, options)
     handler: Handler = backend.handle
@@ -92,7 +96,10 @@ def chain(
     if options.dedupe is not None:
         handler = once(handler, options.dedupe)
     for middleware in reversed(options.middleware):
-        handler = _wrapped(handler, middleware)
+        if workers and isinstance(middleware, PerWorker):
+            handler = middleware.layer(handler, _wrapped)
+        else:
+            handler = _wrapped(handler, middleware)
     return handler
 
 

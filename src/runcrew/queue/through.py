@@ -29,7 +29,7 @@ _SUCCEEDED: Final = Status.SUCCEEDED
 def compiled(backend: Backend | None, options: Options, inline: bool) -> Handler:
     """The chain of a queue, around `backend`, or around its workers."""
     inner: Any = _Timed(_Workers(inline).handle if backend is None else backend.handle)
-    return chain(Job(_any), inner, options)
+    return chain(Job(_any), inner, options, workers=True)
 
 
 async def through(desk: Desk, ticket: Ticket[Any], worker: Worker) -> None:
