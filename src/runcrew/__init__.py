@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.program import run
     from runcrew.supervise import Supervisor, OneShot, Interval
     from runcrew.queue import Queue, Ticket, QueueStats, NoResource, HIGH, NORMAL, LOW
+    from runcrew.pool import Pool, PoolStats
     from runcrew.workers import Intensity, Scale
     from runcrew.lifecycle import State, StopReport
     from runcrew.policies.policy import policy, call, wrap, Policy
@@ -39,6 +40,7 @@ _HOMES: Final = {
     "runcrew.program": "run",
     "runcrew.supervise": "Supervisor OneShot Interval",
     "runcrew.queue": "Queue Ticket QueueStats NoResource HIGH NORMAL LOW",
+    "runcrew.pool": "Pool PoolStats",
     "runcrew.workers": "Intensity Scale",
     "runcrew.lifecycle": "State StopReport",
     "runcrew.policies.policy": "policy call wrap Policy",
@@ -61,6 +63,8 @@ __all__ = [
     "Crew", "run", "Supervisor", "OneShot", "Interval", "Intensity", "State", "StopReport",
     # what somebody asks for
     "Queue", "Ticket", "QueueStats", "NoResource", "HIGH", "NORMAL", "LOW", "Collector", "Metrics",
+    # what should never stop looping
+    "Pool", "PoolStats",
     # how many do it
     "Scale",
     # whether and how a run is done

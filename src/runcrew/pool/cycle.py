@@ -1,0 +1,192 @@
+"""Cycle: one worker that runs its job again and again. What is the same on the loop and in a thread.
+
+A cycle goes on until it is told to leave: then the run that is under way ends, and no other begins. It can be cut
+short too: then that run is asked to end. It tells its floor of each run that did not simply succeed; those that
+did are only timed, in `times`, and counted many at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from runcrew.job import Job, Run, Status
+from runcrew.workers import BUSY, Worker
+
+if TYPE_CHECKING:
+    from runcrew.pool.floor import Floor
+
+_IDLE: Final = "its worker was to leave, and it waited for something to do"
+
+#: So many runs at most follow one another before the rest is looked at.
+BATCH: Final = 512
+
+
+class Cycle:
+    """One worker's way from its first run to its last. On the loop, but for what a thread's own says.
+
+    It stands for the run that is under way as long as nobody looks at that (see `runcrew.job.Unmade`).
+    """
+
+    def __init__(self, floor: Floor, worker: Worker, job: Job) -> None:
+        self.floor = floor
+        self.worker = worker
+        self.job = job
+        #: Reads the time in the cheapest way there is: monotonic seconds.
+        self.tick = floor.tick
+        #: Whether no other run is to begin.
+        self.told = False
+        #: Why the run that is under way was asked to end, if it was.
+        self.why: Status | None = None
+        self.why_text = ""
+        #: Whether a run is under way; how many have succeeded, but for those in `times`; since when those follow one
+        #: another without a pause.
+        self.running = False
+        self.before = 0
+        self.since = 0.0
+        #: How long those took that have succeeded and are still to be counted.
+        self.times: list[float] = []
+        #: What the runs go by: where it is cleared, no other begins before all has been looked at.
+        self.tokens: list[Any] = []
+        #: Whether nobody waits for the end of the run under way any more.
+        self.given_up = False
+        #: How many runs have failed in a row.
+        self.in_a_row = 0
+        #: Whether the run under way waits for something to do; and what that run is, where somebody has looked.
+        self.idle = 0
+        self._run: Run | None = None
+        self._run_key = -1
+        #: Ends the pause after a failure.
+        self._timer: asyncio.TimerHandle | None = None
+        self._then: Callable[[], None] | None = None
+
+    # --- the run under way ------------------------------------------------------------------
+
+    @property
+    def home(self) -> Any:
+        """Whose work the runs are part of."""
+        return self.floor.home
+
+    def as_run(self) -> Run:
+        """The run that is under way. From the job, or on the loop."""
+        key = self.before + len(self.times)
+        run = self._run
+        if run is None or self._run_key != key:
+            run = self._new_run(self.floor.instant(self.since + sum(self.times)))
+            self._run, self._run_key = run, key
+            if self.why is not None:  # who asks it to end says so first, and then looks at the run
+                self._tell(run)
+        return run
+
+    def _new_run(self, began: float) -> Run:
+        run = Run(self.job, self.floor.args_of(self.worker))
+        run.service, run.cause, run.home = self.floor.name, "loop", self.floor.home
+        run.queued = run.started = began
+        run.worker = self.worker
+        run.on_idle = self.hear_idle
+        return run
+
+    def made(self) -> Run | None:
+        """The run that is under way, if somebody has looked at it."""
+        return self._run if self._run_key == self.before + len(self.times) else None
+
+    def _tell(self, run: Run) -> None:
+        if self.why is not None:
+            run.ask_to_end(self.why, self.why_text)
+        run.tell()
+
+    def hear_idle(self, waits: bool) -> None:
+        """The job waits for something to do, or goes on. In whatever thread it is."""
+        if waits:
+            self.idle += 1
+            if self.idle == 1:
+                self.floor.occupancy.idle(1)
+            if self.told and not self.floor.keeps_idle:
+                self.hear_idle(False)
+                self.ask(Status.INTERRUPTED, _IDLE)
+                raise asyncio.CancelledError(_IDLE)
+        else:
+            self.idle -= 1
+            if self.idle == 0 and not self.given_up:
+                self.floor.occupancy.idle(-1)
+
+    def look_up(self) -> None:
+        """Have it look at what has changed, after the run that is under way."""
+        self.tokens.clear()
+
+    # --- what the floor asks ------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin with the first run, soon."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Begin no other run; one that only waits for something to do ends now."""
+        self.told = True
+        self.tokens.clear()
+        self.end_pause()
+        if not self.floor.keeps_idle:
+            self.end_idle()
+
+    def end_idle(self) -> None:
+        """End the run under way, if it only waits for something to do."""
+        if self.idle:
+            self.cut(Status.INTERRUPTED, _IDLE)
+
+    def cut(self, why: Status, text: str) -> None:
+        """Ask the run that is under way to end; no other begins. Idempotent: the first reason stays."""
+        self.told = True
+        self.tokens.clear()
+        self.end_pause()
+        if self.ask(why, text):
+            run = self.made()
+            if run is not None:
+                self._tell(run)
+            if self.running:
+                self._cancel()
+
+    def ask(self, why: Status, text: str) -> bool:
+        """Note why the run under way is to end. The first reason stays: False where there was one."""
+        if self.why is not None:
+            return False
+        self.why, self.why_text = why, text
+        return True
+
+    def _cancel(self) -> None:
+        """End the run that is under way, as far as that can be done from outside."""
+
+    def give_up(self) -> None:
+        """It does not end although it was cut: nobody waits for it any more."""
+        raise NotImplementedError
+
+    def where(self) -> str:
+        """Where it is now, as text."""
+        raise NotImplementedError
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another run may begin."""
+        return not self.told and self.worker.state is BUSY
+
+    # --- pauses -------------------------------------------------------------------------------
+
+    def pause(self, delay: float, then: Callable[[], None]) -> None:
+        """Wait after a failure, and then go on; at once, if it is told to leave."""
+        self._then = then
+        self.floor.occupancy.idle(1)
+        self._timer = self.floor.later(delay, self.end_pause)
+
+    def end_pause(self) -> None:
+        """Go on now. Without effect where there is no pause."""
+        then, self._then = self._then, None
+        if then is not None:
+            self.floor.occupancy.idle(-1)
+            if self._timer is not None:
+                self._timer.cancel()
+            then()
+
+    def context(self) -> contextvars.Context:
+        """In which the job runs: one for all of its runs by this worker."""
+        return self.worker.context or self.floor.home.work_context()

@@ -1,0 +1,323 @@
+"""Floor: one life of a pool. Its workers each go round in a cycle, and it says what follows a run that failed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from runcrew import clock
+from runcrew.backends import AbandonedCall
+from runcrew.errors import ConfigError, Done, JobCrashed, StopTree, brief
+from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
+from runcrew.job import Outcome, Run, Status
+from runcrew.lifecycle.tasks import unless_torn_down
+from runcrew.policies.elapsed import Elapsed
+from runcrew.policies.guard import guarded
+from runcrew.pool.books import Books
+from runcrew.pool.cycle import Cycle
+from runcrew.pool.occupancy import Occupancy
+from runcrew.pool.turns import Turns
+from runcrew.workers import BUSY, FREE, Group, OwnThread, Unfit, Worker
+from runcrew.workers.scale import Load
+from runcrew.workers.scaler import Scaler
+from runcrew.workers.teardown import Teardown
+
+if TYPE_CHECKING:
+    from runcrew.pool.service import PoolService
+    from runcrew.pool.setup import Setup
+
+#: Where a backoff of the user's own gives nonsense. In seconds.
+_NO_ANSWER: Final = 1.0
+
+
+class Floor:
+    """The workers of one life, and what their runs come to."""
+
+    def __init__(self, home: PoolService, setup: Setup, context: contextvars.Context) -> None:
+        self.home = home
+        self.name = home.name
+        self.setup = setup
+        self.loop = asyncio.get_running_loop()
+        #: What is the library's own happens in this.
+        self.context = context
+        self.now = clock.current().reader()
+        self.tick = clock.current().ticker()
+        self._anchor = self.now() - self.tick()
+        #: Whether it goes on; and whether runs that only wait for something to do are left alone although their
+        #: workers are to leave.
+        self.open = True
+        self.keeps_idle = False
+        #: What was given up, by its worker: until that is gone.
+        self.left: dict[Worker, AbandonedCall] = {}
+        self._cycles: dict[Worker, Cycle] = {}
+        self.turns = Turns(self.loop, self.tick, context)
+        self.occupancy = Occupancy(self.tick)
+        self.books = Books(self, timed=any(isinstance(one, Elapsed) for one in setup.kept))
+        self.group = Group(
+            self, home, home.name, setup.recipe, size=setup.initial, most=setup.most,
+            max_abandoned=setup.max_abandoned, backoff=setup.resource_backoff, context=context,
+            work_context=home.work_context,
+        )  # fmt: skip
+        self.scaler: Scaler | None = None
+        if setup.scale is not None:
+            self.scaler = Scaler(self.group, setup.scale, least=setup.least, most=setup.max, observe=Look(self))
+        for one in setup.kept:
+            one.attach(self.books)
+        self._held = False
+        self._teardown = Teardown(self, (self.group,))
+        self.group.is_bad_time = lambda: self._teardown.begun
+
+    def later(self, span: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call it in so many seconds, in the library's own context."""
+        return self.loop.call_later(span, callback, *args, context=self.context)
+
+    def instant(self, tick: float) -> float:
+        """What `tick` has read, in seconds since the epoch."""
+        return tick + self._anchor
+
+    def tick_at(self, instant: float) -> float:
+        """The reverse."""
+        return instant - self._anchor
+
+    def cycles(self) -> list[Cycle]:
+        """Those that go on, or end just now. From any thread."""
+        return list(self._cycles.values())
+
+    def args_of(self, worker: Worker) -> tuple[Any, ...]:
+        """What a job is called with."""
+        return (worker.resource,) if self.setup.gives_resource else ()
+
+    # --- what the group tells -----------------------------------------------------------------
+
+    def worker_opened(self, worker: Worker) -> None:
+        """See Door."""
+        if self.home.hub.wants(WorkerOpened):
+            self.home.hub.emit(WorkerOpened(self.now(), self.name, worker.number))
+
+    def worker_free(self, worker: Worker) -> None:
+        """See Door. It begins, and is never free again."""
+        if self._held or not self.open:
+            return
+        del self.group.free[worker]
+        worker.state = BUSY
+        try:
+            cycle = self.setup.cycle(self, worker)
+        except ConfigError as error:  # what the factory gave is no job that could be run here
+            self.group.released(worker)
+            self.home.fail(error)
+            return
+        worker.work = self._cycles[worker] = cycle
+        self.occupancy.here(1)
+        cycle.begin()
+
+    def worker_leaves(self, worker: Worker) -> None:
+        """See Door."""
+        if worker.work is not None:
+            worker.work.leave()
+
+    def worker_lost(self, worker: Worker, error: BaseException) -> None:
+        """See Door."""
+        said = "the resource of its worker is lost" if worker.faulty else "its worker was told to leave at once"
+        worker.work.cut(Status.INTERRUPTED, said)
+
+    def worker_gone(self, worker: Worker) -> None:
+        """See Door."""
+        self.left.pop(worker, None)
+        if worker.reason and self.home.hub.wants(WorkerGone):  # without one it has never been there
+            self.home.hub.emit(WorkerGone(self.now(), self.name, worker.number, worker.reason, worker.error))
+
+    def opening_failed(self, worker: Worker, delay: float, error: BaseException) -> None:
+        """See Door."""
+        if self.home.hub.wants(OpeningFailed):
+            self.home.hub.emit(OpeningFailed(self.now(), self.name, worker.number, delay, error))
+        if isinstance(error, ConfigError):
+            self.home.fail(error)
+
+    def group_stalled(self) -> None:
+        """See Door."""
+        if self.home.hub.wants(Stalled):
+            self.home.hub.emit(Stalled(self.now(), self.name, self.group.abandoned))
+
+    def all_gone(self) -> None:
+        """See Door."""
+        self.home.workers_gone(self)
+
+    # --- what the cycles tell -----------------------------------------------------------------
+
+    def ended(self, cycle: Cycle, *, outside: bool = False) -> None:
+        """This cycle is over. `outside`: because somebody else has cancelled its task."""
+        worker = cycle.worker
+        if cycle.given_up:  # it has ended after all
+            worker.work = worker.task = None
+            self.group.released(worker)
+            return
+        if self._cycles.get(worker) is not cycle:
+            return
+        self.books.count(cycle)
+        del self._cycles[worker]
+        self.occupancy.here(-1)
+        worker.work = worker.task = None
+        if outside and worker.state is BUSY:
+            # Mostly that is the loop on its way down, where nothing is to be begun any more.
+            unless_torn_down(self._again, worker)
+        else:
+            self.group.released(worker)
+
+    def _again(self, worker: Worker) -> None:
+        """The loop goes on: so does the worker."""
+        if worker.state is BUSY and worker.work is None and not self._held:
+            worker.state = FREE
+            self.group.free[worker] = None
+            self.worker_free(worker)
+        elif worker.state is not BUSY and worker.work is None:
+            self.group.released(worker)
+
+    def outcome_of(self, cycle: Cycle, run: Run, error: BaseException, reason: str = "") -> Outcome[Any]:
+        """What a run comes to that ended by this error."""
+        if isinstance(error, Unfit):
+            self.group.condemn(cycle.worker, error, "its resource did not pass the check")
+            return run.finished(Status.SKIPPED, self.now(), error=error, reason="its resource did not pass the check")
+        return run.finished(Status.FAILED, self.now(), error=error, reason=reason)
+
+    def run_ended(self, cycle: Cycle, run: Run, outcome: Outcome[Any]) -> float:
+        """A run has ended, not just succeeded at once. For how many seconds its worker is to pause."""
+        if cycle.given_up:
+            return 0.0
+        message = outcome.error
+        finished = outcome.status is Status.FAILED and isinstance(message, Done | StopTree)
+        if finished:
+            outcome.status, outcome.error, outcome.reason = Status.SUCCEEDED, None, brief(message)
+        self.books.ended(cycle, run, outcome)
+        if finished:
+            self.home.finish(tree=isinstance(message, StopTree))
+        if outcome.status is Status.SUCCEEDED:
+            cycle.in_a_row = 0
+            return 0.0
+        cycle.in_a_row += 1
+        delay = self.setup.pause_after(cycle.in_a_row)
+        if outcome.status is Status.FAILED or outcome.status is Status.TIMED_OUT:
+            self.books.failed(run, outcome, delay if cycle.goes_on else 0.0)
+            self._judge(cycle, outcome)
+        return delay
+
+    def _judge(self, cycle: Cycle, outcome: Outcome[Any]) -> None:
+        """What a failure means for the worker, and for the pool."""
+        error, setup = outcome.error, self.setup
+        if isinstance(error, KeyboardInterrupt):
+            # Whoever sits at the keyboard does not mean this job.
+            self.home.fail(JobCrashed(f"{cycle.job.name} was interrupted from the keyboard"), error)
+        elif isinstance(error, Exception) and not self._is_healthy(error):
+            self.group.condemn(cycle.worker, error, "its resource proved faulty")
+        elif setup.stop_on_error:
+            self.home.fail(_as_raised(outcome))
+
+    def _is_healthy(self, error: Exception) -> bool:
+        healthy = self.setup.healthy
+        return healthy is None or bool(guarded(f"healthy() of {self.name}", True, healthy, error))
+
+    def left_alone(self, worker: Worker, run: Run, thread: OwnThread) -> None:
+        """The thread of this worker was left to itself, with this run."""
+        given = self.left[worker] = AbandonedCall(repr(run), thread.name, self.now(), thread.ident)
+        self.books.abandoned(run, given)
+
+    def given_up(self, cycle: Cycle) -> None:
+        """Nobody waits for this cycle any more."""
+        if self._cycles.pop(cycle.worker, None) is not None:
+            self.occupancy.here(-1)
+            if cycle.idle:
+                self.occupancy.idle(-1)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """No run begins any more; each worker leaves when the one it has under way has ended."""
+        self.open = False
+        if self.scaler is not None:
+            self.scaler.stop()
+        self.group.close()
+
+    def end_idle(self) -> None:
+        """Runs that only wait for something to do end now."""
+        self.keeps_idle = False
+        for cycle in self.cycles():
+            cycle.end_idle()
+
+    def cut(self, text: str) -> None:
+        """Ask all runs that are under way to end."""
+        self.close()
+        for cycle in self.cycles():
+            cycle.cut(Status.INTERRUPTED, text)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker is left, and none will come."""
+        return self.group.closed and not self.group.held
+
+    def end(self) -> None:
+        """This life is over."""
+        self._teardown.end()
+        for one in self.setup.kept:
+            one.detach(self.books)
+
+    # --- a loop on its way down ------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """See Host."""
+        self._held = True
+
+    def hold_no_more(self) -> None:
+        """See Host."""
+        self._held = False
+        for worker in list(self.group.free):
+            if worker.state is FREE:
+                self.worker_free(worker)
+        self.group.settle()
+
+    @property
+    def going_down(self) -> bool:
+        """Whether somebody has cancelled all tasks, and is mostly the loop on its way down."""
+        return self._teardown.begun
+
+    def forsake(self, reason: str) -> None:
+        """See Host."""
+        self.open = False
+        for cycle in self.cycles():
+            cycle.told = True
+            cycle.ask(Status.INTERRUPTED, reason)
+            run = cycle.made()
+            if run is not None:
+                run.ask_to_end(Status.INTERRUPTED, reason)
+                run.tell()  # it may be in a thread, which has not ended
+        self.group.forsake()
+
+
+class Look:
+    """What a pool has to do, as its scaler asks for it: the share of the time since the last look."""
+
+    def __init__(self, floor: Floor) -> None:
+        self._floor = floor
+        self._at = floor.tick()
+        self._worked = 0.0
+
+    def __call__(self) -> Load:
+        """The load since the last call."""
+        floor, group = self._floor, self._floor.group
+        at, (worked, _) = floor.tick(), floor.occupancy.sums()
+        span, share = at - self._at, worked - self._worked
+        self._at, self._worked = at, worked
+        busy = share / span if span > 0 else float(group.busy)
+        return Load(
+            at=at, workers=group.target, busy=busy, ended=floor.books.runs().ended,
+            coming=max(0, group.target - group.there),
+        )  # fmt: skip
+
+
+def _as_raised(outcome: Outcome[Any]) -> BaseException:
+    """What whoever waits for the pool gets."""
+    try:
+        outcome.unwrap()
+    except Exception as error:
+        return error
+    raise AssertionError(f"no failure: {outcome!r}")

@@ -1,0 +1,42 @@
+"""How much of their time workers are at work: kept as sums over time, so that it is exact over any span."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Occupancy:
+    """The time of a pool's workers. Told of changes in any thread."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._lock = threading.RLock()  # a finalizer or signal handler may come in between
+        #: How many cycles there are, how many of them have nothing to do just now, and since when that is so.
+        self._there = self.idle_now = 0
+        self._since = now()
+        self._present = self._idle = 0.0
+
+    def here(self, change: int) -> None:
+        """So many more cycles are there, from now on."""
+        with self._lock:
+            self._pass()
+            self._there += change
+
+    def idle(self, change: int) -> None:
+        """So many more of them have nothing to do, from now on."""
+        with self._lock:
+            self._pass()
+            self.idle_now += change
+
+    def sums(self) -> tuple[float, float]:
+        """For how many seconds, over all workers, they were at work; and had nothing to do."""
+        with self._lock:
+            self._pass()
+            return self._present - self._idle, self._idle
+
+    def _pass(self) -> None:
+        now = self._now()
+        span, self._since = max(0.0, now - self._since), now
+        self._present += span * self._there
+        self._idle += span * self.idle_now

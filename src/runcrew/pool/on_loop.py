@@ -1,0 +1,238 @@
+"""Cycles on the event loop: each is one task, which awaits its runs one after another.
+
+A job that has nothing around it is awaited right there. Everything else goes through a chain, and each run is
+made then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade
+from runcrew.lifecycle.execution import checked_outcome
+from runcrew.lifecycle.tasks import spawn, task_stack
+from runcrew.pool.cycle import BATCH, Cycle
+from runcrew.workers import Worker
+
+if TYPE_CHECKING:
+    from runcrew.abc import Handler
+    from runcrew.pool.floor import Floor
+
+_MANY: Final = [None] * BATCH
+_SUCCEEDED: Final = Status.SUCCEEDED
+_LEAVES: Final = "its worker was to leave, and it waited"
+_OUTSIDE: Final = "its task was cancelled from outside"
+_log: Final = logging.getLogger("runcrew")
+
+
+class LoopCycle(Cycle):
+    """A cycle in a task of its own."""
+
+    task: asyncio.Task[None]
+
+    def begin(self) -> None:
+        """See Cycle."""
+        self.task = self.worker.task = spawn(self._live(), f"{self.floor.name}-{self.worker.number}", self.context())
+        self.task.add_done_callback(self._over, context=self.floor.context)
+
+    async def _live(self) -> None:
+        """Run after run, as long as it goes on."""
+        turns, task = self.floor.turns, self.task
+        enter_unmade(self)
+        # What has been cancelled from outside goes no further, even where the job took no notice of it.
+        while self.goes_on and not task.cancelling():
+            if not turns.take(self.tick()):
+                await turns.wait()
+            delay = await self._some()
+            if delay and self.goes_on:
+                over: asyncio.Future[None] = self.floor.loop.create_future()
+                self.pause(delay, lambda over=over: over.done() or over.set_result(None))  # type: ignore[misc]
+                await over
+
+    async def _some(self) -> float:
+        """As many runs as there is time for, up to one that does not succeed. Seconds to pause for then."""
+        raise NotImplementedError
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self.running = False
+        self.end_pause()
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            _log.error("%s: the cycle of worker %d failed", self.floor.name, self.worker.number, exc_info=fault)
+        self.floor.ended(self, outside=self.why is None and task.cancelling() > 0)
+
+    def thrown_away(self, error: BaseException) -> bool:
+        """Whether this is its coroutine's being closed, with its loop; not the job's doing."""
+        if not isinstance(error, GeneratorExit):
+            return False
+        try:
+            return asyncio.current_task() is not self.task
+        except RuntimeError:
+            return True
+
+    def is_cancelled(self, error: BaseException) -> bool:
+        """Whether this is the cancellation of its task: by ourselves, or from outside."""
+        return isinstance(error, asyncio.CancelledError) and (self.why is not None or self.task.cancelling() > 0)
+
+    def _cancel(self) -> None:
+        self.task.cancel()
+
+    def give_up(self) -> None:
+        """See Cycle."""
+        if self.floor.books.give_up(self):
+            self.floor.group.abandon(self.worker)
+            self.floor.given_up(self)
+        self.task.cancel()
+
+    def where(self) -> str:
+        """See Cycle."""
+        return task_stack(self.task)
+
+
+class BareCycle(LoopCycle):
+    """An async job, or one that is called inline, with nothing around it."""
+
+    def __init__(self, floor: Floor, worker: Worker, job: Job, call: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(floor, worker, job)
+        self._call = call
+
+    async def _some(self) -> float:
+        """See LoopCycle. What a run costs is here: everything else comes once a slice."""
+        if self.floor.books.tells:
+            return await self._one()
+        call, now, add, turns = self._call, self.tick, self.times.append, self.floor.turns
+        ends = turns.ends
+        if not self.tokens:
+            self.tokens = _MANY[:]
+        began = self.since = now()
+        self.running = True
+        error: BaseException | None = None
+        try:
+            for _ in self.tokens:
+                await call()
+                ended = now()
+                add(ended - began)
+                if ended >= ends:
+                    if self.told or not turns.take(ended):
+                        break
+                    ends = turns.ends
+                began = ended
+            else:
+                turns.use_up()
+        except BaseException as raised:
+            if self.thrown_away(raised):
+                raise
+            error = raised
+        self.running = False
+        if self.times:
+            self.in_a_row = 0
+        try:
+            return self._raised(error) if error is not None else 0.0
+        finally:
+            self.floor.books.count(self)
+            del error
+
+    async def _one(self) -> float:
+        """One run, which somebody wants to hear of."""
+        self.since = self.tick()
+        run = self.as_run()
+        self.floor.books.tell_begin(run)
+        self.running = True
+        error: BaseException | None = None
+        try:
+            await self._call()
+        except BaseException as raised:
+            if self.thrown_away(raised):
+                raise
+            error = raised
+        self.running = False
+        try:
+            if error is not None:
+                return self._raised(error)
+        finally:
+            del error
+        return self.floor.run_ended(self, run, run.finished(Status.SUCCEEDED, self.floor.now()))
+
+    def _raised(self, error: BaseException) -> float:
+        """The last one did not succeed."""
+        trace = error.__traceback__
+        error = error.with_traceback(None if trace is None else trace.tb_next)  # it begins in the user's code
+        run, now = self.as_run(), self.floor.now()
+        if not self.is_cancelled(error):
+            return self.floor.run_ended(self, run, self.floor.outcome_of(self, run, error))
+        run.ask_to_end(self.why or Status.INTERRUPTED, self.why_text or _OUTSIDE)
+        self.floor.run_ended(self, run, run.ended_by_request(now))
+        if self.why is None:
+            raise error
+        return 0.0
+
+
+class ChainCycle(LoopCycle):
+    """A job with policies or middleware around it, or on somebody's backend."""
+
+    def __init__(self, floor: Floor, worker: Worker, job: Job, handler: Handler) -> None:
+        super().__init__(floor, worker, job)
+        self._handler = handler
+        self._current: Run | None = None
+
+    def as_run(self) -> Run:
+        """See Cycle. It has been made before it began."""
+        assert self._current is not None
+        return self._current
+
+    def made(self) -> Run | None:
+        """See Cycle."""
+        return self._current
+
+    def leave(self) -> None:
+        """See Cycle. One that waits for its turn, or between two attempts, ends now."""
+        if (run := self._current) is not None:
+            run.ask_to_end(Status.INTERRUPTED, _LEAVES)
+            if run.wake is not None:
+                run.wake()
+        super().leave()
+
+    async def _some(self) -> float:
+        """See LoopCycle."""
+        handler, now, times = self._handler, self.floor.now, self.times
+        books, turns = self.floor.books, self.floor.turns
+        ended = now()
+        self.since = self.tick()
+        while True:
+            run = self._current = self._new_run(ended)
+            enter(run)
+            self.running = True
+            if books.tells:
+                books.tell_begin(run)
+            outcome = await self._outcome(handler, run)
+            self.running = False
+            self._current = None
+            if outcome.status is _SUCCEEDED and outcome.attempts == 1 and not books.tells:
+                self.in_a_row = 0
+                times.append(outcome.ended - run.queued)
+            else:
+                books.count(self)
+                delay = self.floor.run_ended(self, run, outcome)
+                if outcome.status is not _SUCCEEDED:
+                    return delay
+            ended = now()
+            if len(times) >= BATCH:
+                turns.use_up()
+            if self.tick() >= turns.ends or not self.goes_on:
+                books.count(self)
+                return 0.0
+
+    async def _outcome(self, handler: Handler, run: Run) -> Outcome[Any]:
+        """What the handler returns. Whatever else it does is a fault of a middleware, and the run's failure."""
+        try:
+            return checked_outcome(await handler(run), run)
+        except BaseException as error:
+            if self.thrown_away(error):
+                raise
+            if self.is_cancelled(error):
+                run.ask_to_end(self.why or Status.INTERRUPTED, self.why_text or _OUTSIDE)
+                return run.ended_by_request(self.floor.now())
+            return self.floor.outcome_of(self, run, error, "a policy or middleware failed")

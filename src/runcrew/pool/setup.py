@@ -1,0 +1,355 @@
+"""Setup: what a pool was asked for, checked and in one form. The same for all of its lives."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
+
+from runcrew.abc import Backend, Handler, Middleware
+from runcrew.backends import await_job, call_job, choose, gave_awaitable, is_awaitable
+from runcrew.durations import Duration
+from runcrew.errors import ConfigError, NotAJob
+from runcrew.job import Job, Outcome, Run
+from runcrew.lifecycle import Hooks
+from runcrew.policies import Backoff, Concurrency, Exponential, Options, Rules, chain, checked, describe
+from runcrew.policies.counter import Counter
+from runcrew.policies.elapsed import Elapsed
+from runcrew.policies.guard import check_plain, guarded, named
+from runcrew.pool.cycle import Cycle
+from runcrew.pool.in_thread import ThreadCycle
+from runcrew.pool.on_loop import BareCycle, ChainCycle
+from runcrew.workers import UNSET, Recipe, Unset, Worker
+from runcrew.workers.scale import Scale
+from runcrew.workers.thread_call import ThreadCall
+
+if TYPE_CHECKING:
+    from runcrew.pool.floor import Floor
+
+#: The pauses of a worker whose runs fail one after another.
+BACKOFF: Final = Exponential("10ms", cap="10s", jitter="equal")
+#: Before another resource is made, where they cannot be made or turn out faulty.
+RESOURCE_BACKOFF: Final = Exponential("100ms", cap="30s", jitter="equal")
+#: Where a backoff of the user's own gives nonsense. In seconds.
+_NO_ANSWER: Final = 1.0
+
+#: What only reads the numbers that a pool keeps anyway.
+Kept: TypeAlias = Counter | Elapsed
+
+
+class PoolOptions(TypedDict, total=False):
+    """The options of a Pool that do not depend on its job: see `Pool`."""
+
+    min: int
+    max: int | None
+    initial: int | None
+    stop_on_error: bool
+    healthy: Callable[[Exception], object] | None
+    threadsafe: bool
+    backoff: Backoff | None
+    resource_backoff: Backoff
+    scale: Scale | None
+    max_abandoned: int | None
+    backend: str | Backend | None
+    retry: Rules
+    timeout: Duration | None
+    deadline: Duration | None
+    concurrency: Concurrency | None
+    middleware: Sequence[Middleware]
+    on_stopping: Hooks
+    on_stopped: Hooks
+    hooks_timeout: Duration
+
+
+class Setup:
+    """The options of one pool."""
+
+    def __init__(
+        self,
+        job: Callable[..., Any] | None,
+        name: str | None,
+        *,
+        job_factory: Callable[[], Any] | None,
+        resource: Callable[[], Any] | None,
+        destroy: Callable[[Any], object] | Unset | None,
+        check: Callable[[Any], object] | None,
+        healthy: Callable[[Exception], object] | None,
+        threadsafe: bool,
+        min: int,
+        max: int | None,
+        initial: int | None,
+        stop_on_error: bool,
+        backoff: Backoff | None,
+        resource_backoff: Backoff,
+        scale: Scale | None,
+        max_abandoned: int | None,
+        backend: str | Backend | None,
+        retry: Rules,
+        timeout: Duration | None,
+        deadline: Duration | None,
+        concurrency: Concurrency | None,
+        middleware: Sequence[Middleware],
+    ) -> None:
+        self._name = name
+        self.job = self._job_of(job, job_factory)
+        self.recipe = _recipe(resource, job_factory, destroy=destroy, check=check)
+        #: Whether the resource is what jobs are called with; otherwise it is the job, or there is none.
+        self.gives_resource = resource is not None
+        self.threadsafe = _flag(threadsafe, "threadsafe")
+        if threadsafe and resource is None:
+            raise ConfigError("threadsafe: it means nothing without a resource: give resource=, or leave it out")
+        if healthy is not None:
+            if self.recipe is None:
+                raise ConfigError("healthy: it says which errors mean that the resource is faulty: give resource= too")
+            check_plain(healthy, "healthy", "the error")
+        self.healthy = healthy
+        self._sizes(min, max, initial)
+        self.stop_on_error = _flag(stop_on_error, "stop_on_error")
+        self.backoff = None if backoff is None else checked(backoff)
+        self.resource_backoff = checked(resource_backoff)
+        self.scale = self._scale(scale)
+        default = 8 if max is None else max
+        self.max_abandoned = default if max_abandoned is None else count(max_abandoned, "max_abandoned", 0)
+        self.inline = backend == "loop"
+        self.only_threads = backend == "thread"
+        self._backend = choose(self.job or Job(_any), backend) if backend not in (None, "loop", "thread") else None
+        options = Options(retry, timeout, deadline, concurrency, None, middleware)
+        #: Counters that see just what the pool counts anyway: they read it there.
+        self.kept: tuple[Kept, ...] = tuple(takewhile(_is_kept, options.middleware))  # type: ignore[arg-type]
+        rest = Options(retry, timeout, deadline, concurrency, None, options.middleware[len(self.kept) :])
+        self._limited = timeout is not None
+        self._words = self._in_words(options)
+        #: The chain that each run goes through; None: there is nothing in it.
+        self.handler: Handler | None = None
+        plain = rest.only_retry_and_timeout and not rest.retry and rest.timeout is None
+        if self._backend is not None or not plain:
+            self.handler = self._chain(rest)
+        if self.job is not None:
+            self.check(self.job)
+
+    def describe(self) -> tuple[str, ...]:
+        """What each run goes through, outermost first, in words; where it runs comes last."""
+        return self._words
+
+    def pause_after(self, in_a_row: int) -> float:
+        """How long a worker pauses after so many failures in a row, in seconds. The first is followed at once."""
+        if self.backoff is None or in_a_row < 2:
+            return 0.0
+        delay: float = guarded("a backoff", _NO_ANSWER, self.backoff.delay, in_a_row - 2)
+        return delay
+
+    # --- one worker's cycle -------------------------------------------------------------------
+
+    def cycle(self, floor: Floor, worker: Worker) -> Cycle:
+        """What this worker is to go round in. Raises NotAJob for a job of a kind that cannot be run here."""
+        job = self.job
+        if job is None:
+            job = worker.resource
+            self.check(job)
+        if self.handler is not None:
+            return ChainCycle(floor, worker, job, self.handler)
+        call = functools.partial(job.fn, worker.resource) if self.gives_resource else job.fn
+        if job.is_async:
+            return BareCycle(floor, worker, job, self._tried(worker, call))
+        if self.inline:
+            return BareCycle(floor, worker, job, _inline(job.name, call))
+        return ThreadCycle(floor, worker, job, self._tried_plain(worker, call))
+
+    def _tried(self, worker: Worker, call: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+        opened = worker.opened
+        if self.recipe is None or not self.recipe.has_check or opened is None:
+            return call
+
+        async def tried() -> None:
+            await opened.check()
+            await call()
+
+        return tried
+
+    def _tried_plain(self, worker: Worker, call: Callable[[], object]) -> Callable[[], object]:
+        opened = worker.opened
+        if self.recipe is None or not self.recipe.has_check or opened is None:
+            return call
+
+        def tried() -> object:
+            opened.check_plain()
+            return call()
+
+        return tried
+
+    # --- checks -------------------------------------------------------------------------------
+
+    def check(self, job: Job) -> None:
+        """Raise NotAJob, or another ConfigError, for a job of a kind that this pool cannot run."""
+        if self._backend is not None:
+            choose(job, self._backend)
+        elif self.only_threads and job.is_async:
+            raise NotAJob(f'{job.name} is async, and backend="thread" runs plain functions: leave `backend` out')
+        if self.inline and self._limited and not job.is_async:
+            raise ConfigError(
+                f"timeout: {job.name} is a plain function on the event loop, where nothing can end it: "
+                "leave `backend` out, so that it runs in a thread, or leave the timeout out"
+            )
+        recipe = self.recipe
+        if not self.gives_resource or self.threadsafe or recipe is None:
+            return
+        in_thread = not job.is_async and not self.inline and self._backend is None
+        if in_thread and recipe.is_async:
+            raise NotAJob(
+                f"{job.name} is plain and would run in a thread, with the resource of {recipe.name}, "
+                "which lives on the event loop: write it with `async def`, or say threadsafe=True"
+            )
+        if not in_thread and not recipe.is_async:
+            raise NotAJob(
+                f"{job.name} would run on the event loop, with the resource of {recipe.name}, which lives in a "
+                "thread: write it with `def`, or say threadsafe=True if it may be used on the loop too"
+            )
+
+    def _job_of(self, job: Callable[..., Any] | None, factory: Callable[[], Any] | None) -> Job | None:
+        if job is None and factory is None:
+            raise ConfigError("job: there is none: give a function, or job_factory= for a job of each worker's own")
+        if job is not None and factory is not None:
+            raise ConfigError("job_factory: it gives each worker a job of its own: give it or `job`, not both")
+        return None if job is None else Job(job, self._name)
+
+    def _sizes(self, least: int, most: int | None, initial: int | None) -> None:
+        self.min = count(least, "min", 0)
+        self.max = None if most is None else count(most, "max", 1)
+        if self.max is not None and self.max < self.min:
+            raise ConfigError(f"max: {most!r} is less than min={least!r}: give at least as many, or None for no limit")
+        self.most = sys.maxsize if self.max is None else self.max
+        first = max(1, self.min) if initial is None else count(initial, "initial", 0)
+        if not self.min <= first <= self.most:
+            raise ConfigError(f"initial: {initial!r} is not within min={least!r} and max={most!r}")
+        self.initial = first
+
+    def _scale(self, scale: object) -> Scale | None:
+        if scale is None:
+            return None
+        if not isinstance(scale, Scale):
+            raise ConfigError(f"scale: {scale!r} is none: give rc.Scale(), or leave it out")
+        if self.max is None or self.max <= max(1, self.min):
+            raise ConfigError(
+                f"scale: there is no room to scale in between min={self.min!r} and max={self.max!r}: give max=, "
+                "more than min (and than 1)"
+            )
+        return scale
+
+    @property
+    def least(self) -> int:
+        """How few workers scaling may leave."""
+        return max(1, self.min)
+
+    # --- the chain ----------------------------------------------------------------------------
+
+    def _chain(self, options: Options) -> Handler:
+        backend = _Workers(self) if self._backend is None else self._backend
+        return chain(self.job or Job(_any), backend, options, on_retry=_retried, workers=True)
+
+    def _in_words(self, options: Options) -> tuple[str, ...]:
+        job = self.job or Job(_any)
+        words = list(describe(job, self._backend or _Words(self.inline), options))
+        return tuple(words)
+
+    async def carry_out(self, run: Run) -> Outcome[Any]:
+        """One attempt, by its worker."""
+        worker: Worker = run.worker
+        recipe, opened = self.recipe, worker.opened
+        tries = recipe is not None and recipe.has_check
+        if tries and recipe is not None and recipe.is_async and opened is not None:
+            await opened.check()
+        if run.job.is_async:
+            return await await_job(run)
+        if self.inline:
+            return call_job(run)
+        return await ThreadCall(
+            run, tries=tries and recipe is not None and not recipe.is_async, left=worker.work.floor.left_alone
+        ).result()
+
+
+class _Workers:
+    """A pool's own workers as the place where a run happens."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.handle = setup.carry_out
+
+
+class _Words:
+    """What is said of that place."""
+
+    def __init__(self, inline: bool) -> None:
+        self._inline = inline
+
+    async def handle(self, run: Run, /) -> Outcome[Any]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return "loop, inline" if self._inline else "the threads of its workers"
+
+
+def _inline(name: str, call: Callable[[], object]) -> Callable[[], Awaitable[object]]:
+    async def called() -> None:
+        value = call()
+        if value is not None and (error := gave_awaitable(name, value)) is not None:
+            raise error
+
+    return called
+
+
+def _retried(run: Run, error: BaseException, delay: float, rule: str) -> None:
+    run.worker.work.floor.books.retried(run, error, delay, rule)
+
+
+def _is_kept(middleware: Middleware) -> bool:
+    return type(middleware) in (Counter, Elapsed)
+
+
+def _recipe(
+    resource: Callable[[], Any] | None, factory: Callable[[], Any] | None, **options: Any
+) -> Recipe[Any] | None:
+    if resource is not None:
+        if factory is not None:
+            raise ConfigError(
+                "job_factory: with a resource, each worker's own is what its job is called with: give one of them"
+            )
+        return Recipe(resource, max_idle=None, max_age=None, **options)
+    for name, given in options.items():
+        if given is not None and given is not UNSET:
+            raise ConfigError(f"{name}: {given!r} means nothing without a resource: give resource=, or leave it out")
+    return None if factory is None else _from_factory(factory)
+
+
+def _from_factory(factory: Callable[[], Any]) -> Recipe[Any]:
+    """A job of each worker's own is made like a resource, on the loop, and is nothing that is taken down."""
+    if not callable(factory):
+        raise ConfigError(f"job_factory: {factory!r} cannot be called: give a function that makes a job")
+
+    async def make() -> Job:
+        made: Any = factory()
+        if is_awaitable(made):
+            made = await made
+        try:
+            return Job(made)
+        except NotAJob as error:
+            raise NotAJob(f"job_factory: what {named(factory)} gave is no job: {error}") from None
+
+    return Recipe(make, destroy=None, check=None, max_idle=None, max_age=None)
+
+
+def count(given: object, name: str, least: int) -> int:
+    """A whole number of at least `least`. Raises ConfigError otherwise."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise ConfigError(f"{name}: {given!r} is not a whole number of at least {least}")
+    return given
+
+
+def _flag(given: object, name: str) -> bool:
+    if not isinstance(given, bool):
+        raise ConfigError(f"{name}: {given!r} is neither True nor False")
+    return given
+
+
+def _any() -> None:
+    """Stands for the jobs that a factory makes: what depends on the job is checked when it is there."""

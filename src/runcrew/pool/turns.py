@@ -1,0 +1,79 @@
+"""Whose turn it is on the event loop: what keeps workers whose runs end at once from keeping it to themselves.
+
+All workers of a pool share one slice of time in each round of the loop. Who comes to its end waits, behind those
+that wait already, for a later round: so everything else has its turn in between, and each of the workers too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+#: How long runs follow one another in one round of the loop, in seconds.
+SLICE: Final = 0.001
+
+
+class Turns:
+    """The turns of one pool's workers, in one life."""
+
+    __slots__ = ("_context", "_fresh", "_loop", "_now", "_waiting", "ends")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], context: contextvars.Context) -> None:
+        self._loop = loop
+        self._now = now
+        self._context = context
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        #: Whether no slice has begun in this round.
+        self._fresh = True
+        #: When the slice of this round ends; 0.0: there is none, or it is used up.
+        self.ends = 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether a run may begin now. False: `wait` first."""
+        if now < self.ends:
+            return True
+        if not self._fresh or self._waiting:
+            return False
+        self._begin(now)
+        return True
+
+    def use_up(self) -> None:
+        """No run begins any more in this round: for where the time cannot tell, since it stands still."""
+        self.ends = 0.0
+
+    async def wait(self) -> None:
+        """Wait for the turn; then a run may begin. Cancelling it gives the turn to the next."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(turn)
+        if self._fresh and len(self._waiting) == 1:
+            self._loop.call_soon(self._next, context=self._context)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._next()
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            raise
+        self._begin(self._now())
+
+    def _begin(self, now: float) -> None:
+        self.ends = now + SLICE
+        if self._fresh:
+            self._fresh = False
+            self._loop.call_soon(self._next_round, context=self._context)
+
+    def _next_round(self) -> None:
+        self._fresh, self.ends = True, 0.0
+        self._next()
+
+    def _next(self) -> None:
+        """The one that has waited for longest goes on, in the round after this one. It begins the next slice."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
