@@ -26,6 +26,9 @@ HIGHEST: Final = 0.95
 _INSTANT: Final = 1e-6
 #: The most of the time of `hold` is kept for so many parts of it.
 _PARTS: Final = 32
+#: So many times `hold` it is remembered that going had been a mistake; and the load has changed if it is this share.
+_MEMORY: Final = 20
+_LESS: Final = 0.5
 
 
 class Scale:
@@ -180,6 +183,9 @@ class Scaling:
         #: When a run ended since then; None: none has.
         self._ended: float | None = None
         self._peak = Peak(scale.hold)
+        #: When workers went; None: none have.
+        self._went: float | None = None
+        self._too_few: TooFew | None = None
 
     def decide(self, load: Load) -> Decision:
         """What follows from this load. `at` is the load's own time: who has a clock puts the instant there."""
@@ -193,9 +199,12 @@ class Scaling:
         else:
             after, reason = self._grown(load) or self._shrunk(load) or (load.workers, "nothing asks for a change")
         decision = Decision(load.at, load.workers, after, reason, self._inputs(load, sound))
-        if after != load.workers:
-            rest = self._scale.hold if after > load.workers else 0.0
-            self._changed(after, load.at, max(rest, self._scale.cooldown))
+        if after > load.workers:
+            self._learn(load)
+            self._changed(after, load.at, max(self._scale.hold, self._scale.cooldown))
+        elif after < load.workers:
+            self._went = load.at
+            self._changed(after, load.at, self._scale.cooldown)
         return decision
 
     # --- what is known ------------------------------------------------------------------
@@ -207,7 +216,7 @@ class Scaling:
             # Somebody has said by hand how many: that is to last for as long as a load does.
             self._changed(load.workers, load.at, max(self._scale.hold, self._scale.cooldown))
         elif load.at - last.at >= _INSTANT:
-            self._fresh.add(load.busy, self._weight(load.at - last.at))
+            self._fresh.add(max(0.0, load.busy), self._weight(load.at - last.at))
             if load.ended > last.ended:
                 self._ended = load.at
         if last is None or not load.at - last.at >= _INSTANT:
@@ -248,7 +257,7 @@ class Scaling:
         if found is None:
             return None
         want, reason = found
-        after = int(min(max(want, self._least), 2 * load.workers, self._most))
+        after = int(min(max(min(want, 2 * load.workers), self._least), self._most))
         return (after, reason) if after > load.workers else None
 
     def _by_waiting(self, load: Load, waiting: int) -> tuple[int, str] | None:
@@ -291,17 +300,44 @@ class Scaling:
 
     # --- fewer --------------------------------------------------------------------------
 
+    def _learn(self, load: Load) -> None:
+        """More are to come: if some went not long ago, that was a mistake, for this load.
+
+        On average there are enough, but the load is a matter of chance, and with so few somebody waits for too long
+        every now and then. Without this the same workers would go and come for ever.
+        """
+        memory = _MEMORY * self._scale.hold
+        if self._went is not None and load.at - self._went < memory:
+            self._too_few = TooFew(load.workers, self._peak.value, load.at + memory)
+
+    def _enough(self, at: float, peak: float) -> int:
+        """How few would do, as far as is known."""
+        enough = max(self._least, _ceil(peak / self._scale.utilisation))
+        known = self._too_few
+        if known is not None and at < known.until and peak > _LESS * known.demand:
+            enough = max(enough, known.workers + 1)
+        return enough
+
     def _shrunk(self, load: Load) -> tuple[int, str] | None:
         """What was at work during `hold` would fit on fewer: half of those that are too many go."""
         scale, workers = self._scale, load.workers
         if load.at < self._not_before or (load.waiting and load.age >= scale.wait):
             return None
         peak = self._peak.value
-        surplus = workers - max(self._least, _ceil(peak / scale.utilisation))
+        # What is at work right now counts as well: the average is slow to see that a lull is over.
+        surplus = workers - self._enough(load.at, max(peak, load.busy))
         if surplus <= 0:
             return None
-        after = workers - max(1, surplus // 2)
+        after = int(min(workers - max(1, surplus // 2), self._most))
         return after, f"no more than {peak:.3g} were at work within {text(scale.hold)}"
+
+
+class TooFew(NamedTuple):
+    """What has been learnt: so few workers do not do where that many are at work at most, in doubt until then."""
+
+    workers: int
+    demand: float
+    until: float
 
 
 class Average:
