@@ -175,6 +175,21 @@ def queue(name: str, ending: Ending, heard: list[str]) -> rc.Queue[None]:
     return made
 
 
+def pool(name: str, ending: Ending, heard: list[str]) -> rc.Pool:
+    """A pool of one worker, whose job waits for something to do. It ends well by saying so, or by its first error."""
+
+    async def resource() -> AsyncGenerator[None]:
+        await asyncio.sleep(ending.ready_after)
+        yield
+
+    async def job(_: None) -> None:
+        with rc.current_run().idle():
+            await course(ending, heard, name)
+        raise rc.Done
+
+    return rc.Pool(job, name=name, resource=resource, stop_on_error=True)
+
+
 class OwnDoor(BaseService):
     """The least that a subclass of BaseService says of its work."""
 
@@ -253,6 +268,7 @@ SERVICES: Final = (
     ServiceKind("Supervisor", supervisor),
     ServiceKind("Crew", crew),
     ServiceKind("Queue", queue),
+    ServiceKind("Pool", pool),
     ServiceKind("a subclass", OwnDoor),
     ServiceKind("a foreign one", Foreign, ours=False),
     ServiceKind("a foreign one with kill", Killable, ours=False),
