@@ -49,6 +49,7 @@ def test_scaling_that_makes_no_sense_is_refused(options: Any, said: str) -> None
         rc.Queue(**options)
 
 
+@pytest.mark.parity("T5.7")
 @pytest.mark.virtual
 async def test_without_being_asked_for_nothing_is_scaled() -> None:
     """With room for more workers and all of the work waiting, their number stays, and no decision is kept."""
