@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from runcrew.abc import Handler
 from runcrew.clock import SYSTEM, current
 from runcrew.insight import Digest, Summary
+from runcrew.insight.digest import SCALE
 from runcrew.job import Outcome, Run, Status
 from runcrew.policies.counter import (
     BATCH,
@@ -17,10 +18,13 @@ from runcrew.policies.counter import (
     FAILED,
     SKIPPED,
     SUCCEEDED,
+    Counter,
     Numbers,
     Tally,
+    as_layer,
     kind_of_error,
     kind_of_outcome,
+    layer_of,
     take,
 )
 
@@ -84,7 +88,7 @@ class Elapsed(Tally):
 
     def __init__(self) -> None:
         super().__init__()
-        #: How long runs took that have ended and are not counted yet: those that succeeded, failed, were cancelled.
+        #: How long runs took (scaled) that have ended and are not counted yet: that succeeded, failed, were cancelled.
         #: That is there before the run's note is: so for each note that is taken there is a span to be taken.
         self._lists: tuple[list[float], list[float], list[float]] = ([], [], [])
         #: What has been counted here, in the same order.
@@ -95,13 +99,16 @@ class Elapsed(Tally):
 
     def __call__(self, handler: Handler, /) -> Handler:
         """Wrap a handler so that its runs are counted and timed here."""
-        notes, note, count = self._notes, self._notes.append, self._count_unless_somebody_does
-        span, bad = self._lists[0].append, self._note_bad
+        within = layer_of(handler)
+        if within is not None and type(within[0]) is Counter:
+            return self._and(within[0], within[1])
+        notes, count = self._notes, self._count_unless_somebody_does
+        spans, bad = self._lists[0], self._note_bad
 
         async def timed(run: Run) -> Outcome[Any]:
             clock = current()
             now = _system if clock is SYSTEM else clock.monotonic
-            note(BEGAN)
+            notes.append(BEGAN)
             began = now()
             try:
                 outcome = await handler(run)
@@ -115,15 +122,57 @@ class Elapsed(Tally):
                 good = False
             if good:
                 self._ended = ended
-                span(ended - began)
-                note(SUCCEEDED)
+                spans.append((ended - began) * SCALE)
+                notes.append(SUCCEEDED)
                 if len(notes) >= BATCH:
                     count()
             else:
                 bad(kind_of_outcome(outcome), began, ended)
             return outcome
 
-        return timed
+        return as_layer(timed, self, handler)
+
+    def _and(self, counter: Counter, handler: Handler) -> Handler:
+        """The same for this one and a counter, next to one another."""
+        notes, count = self._notes, self._count_unless_somebody_does
+        spans, bad = self._lists[0], self._note_bad
+        too, count_too = counter._notes, counter._count_unless_somebody_does
+
+        async def timed_and_counted(run: Run) -> Outcome[Any]:
+            clock = current()
+            now = _system if clock is SYSTEM else clock.monotonic
+            notes.append(BEGAN)
+            too.append(BEGAN)
+            began = now()
+            try:
+                outcome = await handler(run)
+            except BaseException as error:
+                kind = kind_of_error(run, error)
+                bad(kind, began, now())
+                too.append(kind)
+                count_too()
+                raise
+            ended = now()
+            try:
+                good = outcome.status is _GOOD
+            except AttributeError:
+                good = False
+            if good:
+                self._ended = ended
+                spans.append((ended - began) * SCALE)
+                notes.append(SUCCEEDED)
+                too.append(SUCCEEDED)
+                if len(notes) >= BATCH or len(too) >= BATCH:
+                    count()
+                    count_too()
+            else:
+                kind = kind_of_outcome(outcome)
+                bad(kind, began, ended)
+                too.append(kind)
+                count_too()
+            return outcome
+
+        return timed_and_counted
 
     # --- asking -------------------------------------------------------------------
 
@@ -205,7 +254,7 @@ class Elapsed(Tally):
         """A run did not succeed."""
         if kind != SKIPPED:
             self._ended = ended
-            self._lists[kind - SUCCEEDED].append(ended - began)
+            self._lists[kind - SUCCEEDED].append((ended - began) * SCALE)
         self._notes.append(kind)
         self._count_unless_somebody_does()
 
@@ -214,8 +263,8 @@ class Elapsed(Tally):
         for kind, spans, digest in zip(_TIMED, self._lists, self._digests, strict=True):
             taken = take(spans, notes.count(kind))
             if taken and latest == bytes((kind,)):
-                self._last = taken[-1]
-            digest.add_many(taken)
+                self._last = taken[-1] / SCALE
+            digest.add_scaled(taken)
 
     def _keep(self, source: Any) -> None:
         super()._keep(source)
