@@ -17,6 +17,8 @@ from runcrew.job import Job
 from runcrew.lifecycle import Hooks
 from runcrew.lifecycle.hooks import hooks_of
 from runcrew.policies import Backoff, Concurrency, Dedupe, Options, Rules
+from runcrew.pool import Pool, PoolOptions
+from runcrew.pool.pool import JobFactory
 from runcrew.queue import NoResource, Queue, QueueOptions
 from runcrew.supervise import Interval, OneShot, Supervisor
 from runcrew.supervise.decide import OnFailure
@@ -41,6 +43,14 @@ class CrewQueueOptions(QueueOptions, total=False):
     """The options of `crew.queue` that do not depend on its resource: those of a Queue, and its place in the crew."""
 
     #: Names of children that must be ready before its resources are made, and stop after it.
+    depends_on: Sequence[str]
+    on_failure: OnFailure | None
+
+
+class CrewPoolOptions(PoolOptions, total=False):
+    """The options of `crew.pool` that do not depend on its job: those of a Pool, and its place in the crew."""
+
+    #: Names of children that must be ready before its workers begin, and stop after them.
     depends_on: Sequence[str]
     on_failure: OnFailure | None
 
@@ -276,12 +286,114 @@ class Crew(Supervisor):
         Raises ConfigError for bad options and a name that is taken.
         """
         place = {key: options.pop(key) for key in ("depends_on", "on_failure") if key in options}
-        given = self._with_defaults(options)
-        if options.get("resource") is not None and "backend" not in options:
-            del given["backend"]
-        queue: Queue[Any] = Queue(name, **given)
+        queue: Queue[Any] = Queue(name, **self._where_it_runs(options))
         self.add(queue, **place)
         return queue
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: Callable[[], object],
+        *,
+        resource: None = None,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: None = None,
+        *,
+        job_factory: JobFactory,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: Callable[[R], object],
+        *,
+        resource: FromGenerator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: Callable[[R], object],
+        *,
+        resource: FromAsyncGenerator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: Callable[[R], object],
+        *,
+        resource: FromAsync[R],
+        destroy: Callable[[R], object] | None = ...,
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: Callable[[C], object],
+        *,
+        resource: FromCall[C],
+        destroy: Callable[[C], object] | None,
+        check: Callable[[C], object] | None = ...,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: Callable[[R], object],
+        *,
+        resource: FromIterator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    @overload
+    def pool(
+        self,
+        name: str,
+        job: Callable[[R], object],
+        *,
+        resource: FromCall[R],
+        destroy: Callable[[R], object] | None = ...,
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[CrewPoolOptions],
+    ) -> Pool: ...
+
+    def pool(self, name: str, job: Callable[..., Any] | None = None, **options: Any) -> Pool:
+        """A pool as a child; it is given back, for `more`, `less` and `resize`. See `Pool` for the options.
+
+        The crew's timeout, deadline and middleware hold for its runs as for all others (so a job that waits for
+        something to do may want `timeout=None`); the crew's `backend` only where it has no resource.
+        depends_on: children that must be ready before its workers begin, and that stop after it.
+        on_failure: for when it fails for good: by `stop_on_error`, or since a worker can never be had.
+
+        It stops with the other sources, before the queues, which take what its last runs submit.
+        Raises ConfigError for bad options and a name that is taken.
+        """
+        place = {key: options.pop(key) for key in ("depends_on", "on_failure") if key in options}
+        pool: Pool = Pool(job, name=name, **self._where_it_runs(options))
+        self.add(pool, **place)
+        return pool
 
     def on_stopping(self, hook: H) -> H:
         """Decorator: call this when a stop begins, before anything is cancelled. Async, or plain in a thread."""
@@ -297,6 +409,13 @@ class Crew(Supervisor):
         defaults = {"timeout": self._timeout, "deadline": self._deadline, "backend": self._backend}
         given = {key: value for key, value in options.items() if value is not Unset.UNSET}
         return {**defaults, **given, "middleware": (*self._middleware, *given.get("middleware", ()))}
+
+    def _where_it_runs(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The same, for what may have resources: those say where its jobs run."""
+        given = self._with_defaults(options)
+        if options.get("resource") is not None and "backend" not in options:
+            del given["backend"]
+        return given
 
     # --- the crew's own life ------------------------------------------------------------------
 

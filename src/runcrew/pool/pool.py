@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from runcrew.abc import Backend, Middleware
 from runcrew.durations import Duration
@@ -11,20 +11,116 @@ from runcrew.errors import AtMax, AtMin, ConfigError
 from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Rules
 from runcrew.pool.service import PoolService
-from runcrew.pool.setup import BACKOFF, RESOURCE_BACKOFF, Setup, count
+from runcrew.pool.setup import BACKOFF, RESOURCE_BACKOFF, PoolOptions, Setup, count
 from runcrew.workers import UNSET, Change, Unset
+from runcrew.workers.resource import Closes, FromAsync, FromAsyncGenerator, FromCall, FromGenerator, FromIterator
 from runcrew.workers.scale import Scale
+
+R = TypeVar("R")
+C = TypeVar("C", bound=Closes)
+
+#: Gives a job of one worker's own.
+JobFactory: TypeAlias = Callable[[], Callable[[], object] | Awaitable[Callable[[], object]]]
 
 
 class Pool(PoolService):
     """Runs a job again and again, in as many workers as there should be: `rc.Pool(consume, initial=3, max=20)`."""
+
+    @overload
+    def __init__(
+        self,
+        job: Callable[[], object],
+        *,
+        name: str | None = ...,
+        resource: None = None,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        job: None = None,
+        *,
+        name: str | None = ...,
+        job_factory: JobFactory,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        job: Callable[[R], object],
+        *,
+        name: str | None = ...,
+        resource: FromGenerator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        job: Callable[[R], object],
+        *,
+        name: str | None = ...,
+        resource: FromAsyncGenerator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        job: Callable[[R], object],
+        *,
+        name: str | None = ...,
+        resource: FromAsync[R],
+        destroy: Callable[[R], object] | None = ...,
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        job: Callable[[C], object],
+        *,
+        name: str | None = ...,
+        resource: FromCall[C],
+        destroy: Callable[[C], object] | None,
+        check: Callable[[C], object] | None = ...,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        job: Callable[[R], object],
+        *,
+        name: str | None = ...,
+        resource: FromIterator[R],
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        job: Callable[[R], object],
+        *,
+        name: str | None = ...,
+        resource: FromCall[R],
+        destroy: Callable[[R], object] | None = ...,
+        check: Callable[[R], object] | None = ...,
+        **options: Unpack[PoolOptions],
+    ) -> None: ...
 
     def __init__(
         self,
         job: Callable[..., Any] | None = None,
         *,
         name: str | None = None,
-        job_factory: Callable[[], Callable[[], Any] | Awaitable[Callable[[], Any]]] | None = None,
+        job_factory: JobFactory | None = None,
         resource: Callable[[], Any] | None = None,
         destroy: Callable[[Any], object] | Unset | None = UNSET,
         check: Callable[[Any], object] | None = None,
