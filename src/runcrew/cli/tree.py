@@ -8,10 +8,13 @@ from typing import Any
 from runcrew.abc import Service
 from runcrew.cli.safe import safe
 from runcrew.durations import text
+from runcrew.pool import Pool
 from runcrew.queue import Queue
 from runcrew.supervise import Interval, OneShot, Supervisor
 from runcrew.supervise.child import Child
 from runcrew.supervise.service import JobService
+from runcrew.workers import Scale
+from runcrew.workers.resource import Recipe
 
 
 def facts(service: Service, child: Child | None = None) -> dict[str, Any]:
@@ -24,7 +27,7 @@ def facts(service: Service, child: Child | None = None) -> dict[str, Any]:
     if child is not None:
         known["depends_on"] = list(child.depends_on)
         known["on_failure"] = child.on_failure
-    if isinstance(service, JobService | Queue):
+    if isinstance(service, JobService | Queue | Pool):
         known["chain"] = list(service.describe())
     if isinstance(service, Supervisor):
         known["children"] = [facts(below.service, below) for below in service._children.values()]
@@ -72,6 +75,27 @@ def _when(service: Service) -> str:
     if isinstance(service, Queue):
         setup = service.setup
         most = "" if setup.max_workers == setup.workers else f" (at most {setup.max_workers})"
-        owns = "" if setup.recipe is None else f", each with {setup.recipe.name}"
-        return f"{setup.workers} worker{'' if setup.workers == 1 else 's'}{most}{owns}"
+        return _workers(setup.workers) + most + _owns(setup.recipe) + _scaled(setup.scale)
+    if isinstance(service, Pool):
+        return _pool(service)
     return ""
+
+
+def _pool(service: Pool) -> str:
+    setup = service.setup
+    limits = f" ({setup.min} or more)" if setup.max is None else f" ({setup.min} to {setup.max})"
+    owns = _owns(setup.recipe) if setup.job is not None else ", each with a job of its own"
+    ends = ", ends at the first failure" if setup.stop_on_error else ""
+    return _workers(setup.initial) + limits + owns + _scaled(setup.scale) + ends
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"
+
+
+def _owns(recipe: Recipe[Any] | None) -> str:
+    return "" if recipe is None else f", each with {recipe.name}"
+
+
+def _scaled(scale: Scale | None) -> str:
+    return "" if scale is None else ", scaled by load"
