@@ -1,5 +1,7 @@
 """Watches HTTP endpoints: polls them, retries by rules, restarts what fails, stores every result through a queue.
 
+How many are asked at a time is up to a pool that grows while they are slow, and shrinks again.
+
     python watch.py --for 10s
     python watch.py https://example.org/
 
@@ -49,14 +51,18 @@ RULES = [
     rc.Retry(OSError, retries=rc.UNLIMITED, backoff=rc.Exponential("1s", cap="10s"), name="unreachable"),
 ]
 
+# How many probes there are follows the load. These spans are short, so that you can watch it: left out, each is
+# what suits a service that runs for days.
+SCALE = rc.Scale(every="200ms", window="1s", wait="500ms", hold="1500ms", cooldown="500ms")
+
 
 # --- the jobs ---------------------------------------------------------------------------------
 
 
 class Servers:
-    """The demo's own two servers, in a child process. `ports` is filled when they listen."""
+    """The demo's own servers, in a child process. `ports` is filled when they listen."""
 
-    names = ("steady", "flaky")
+    names = ("steady", "flaky", "tidal")
 
     def __init__(self) -> None:
         #: By name. 0 is any free port; after a restart it is the same again.
@@ -100,6 +106,35 @@ class Servers:
             raise rc.Done("twice is enough")  # a job that raises this is not run again, and has not failed
 
 
+class Probes:
+    """Asks endpoints, one after the other, for whoever wants to know."""
+
+    def __init__(self, threads: rc.Queue[rc.NoResource]) -> None:
+        self.threads = threads
+        #: What is due: a URL, its timeout, and where the answer goes.
+        self.due: asyncio.Queue[tuple[str, float, asyncio.Future[tuple[int, float]]]] = asyncio.Queue()
+
+    async def ask(self, url: str, timeout: float) -> tuple[int, float]:
+        """Have it asked when its turn comes. Gives what `probe.ask` gives, and raises what that raises."""
+        answer: asyncio.Future[tuple[int, float]] = asyncio.get_running_loop().create_future()
+        self.due.put_nowait((url, timeout, answer))
+        return await answer
+
+    async def probe(self) -> None:
+        """Ask the next one that is due. The job of the pool: each of its workers runs it again and again."""
+        with rc.current_run().idle():  # waiting is no work, and a stop need not wait for it
+            url, timeout, answer = await self.due.get()
+        try:
+            # The socket gives up earlier than runcrew does, so that no thread has to be abandoned.
+            found = await self.threads.run(probe.ask, url, timeout * 0.8, deadline=timeout)
+        except Exception as error:  # not ours: it is for whoever asked
+            if not answer.done():
+                answer.set_exception(error)
+        else:
+            if not answer.done():  # it is when nobody waits any more
+                answer.set_result(found)
+
+
 class Watched:
     """One target, and how it has done lately."""
 
@@ -107,11 +142,7 @@ class Watched:
     patience = 2
 
     def __init__(
-        self,
-        target: Target,
-        ports: dict[str, int],
-        probes: rc.Queue[rc.NoResource],
-        results: rc.Queue[sqlite3.Connection],
+        self, target: Target, ports: dict[str, int], probes: Probes, results: rc.Queue[sqlite3.Connection]
     ) -> None:
         self.target, self.ports = target, ports
         self.timeout = seconds(target.timeout, "timeout", zero=False)
@@ -123,8 +154,7 @@ class Watched:
         run, name = rc.current_run(), self.target.name
         url = self.target.url.format(**self.ports)
         try:
-            # The socket gives up earlier than runcrew does, so that no thread has to be abandoned.
-            status, ms = await self.probes.run(probe.ask, url, self.timeout * 0.8, deadline=self.timeout)
+            status, ms = await self.probes.ask(url, self.timeout)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             self.failures += 1
@@ -211,8 +241,13 @@ def build(
         deadline="10s",  # what cannot be stored by then is told to whoever wants it stored
         depends_on=["migrate"],
     )
-    # One thread for each target, so that none waits for another. One that hangs is replaced, a few times over.
-    probes = crew.queue("probes", workers=len(watched), max_abandoned=8 * len(watched))
+    # Asking blocks a thread. There are enough of them: one that hangs is replaced, a few times over.
+    most = max(4, len(watched))
+    threads = crew.queue("threads", workers=most, max_abandoned=8 * most)
+    probes = Probes(threads)
+    # Endpoints that answer at once need two probes, so that one that hangs does not hold up all the others. Where
+    # they are slow the probes are at work for most of their time, and more come; they go when that has passed.
+    crew.pool("probes", probes.probe, min=2, max=most, scale=SCALE)
 
     if any("{" in target.url for target in watched):
         crew.add(rc.OneShot(servers.serve, name="servers", ready="signal", on_failure="restart"))
@@ -224,7 +259,8 @@ def build(
             job = Watched(target, servers.ports, probes, results).poll
             crew.add(
                 rc.Interval(job, target.every, name=target.name, retry=RULES),
-                depends_on=["servers"] if "{" in target.url else [],
+                # It starts when the probes are there, and they leave when the last poll has ended.
+                depends_on=["probes", "servers"] if "{" in target.url else ["probes"],
                 on_failure="restart",
             )
 

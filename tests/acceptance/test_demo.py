@@ -50,11 +50,24 @@ def test_it_kills_its_own_servers_and_gets_over_it(start: Start) -> None:
     is_gone(demo)
     first, second = demo.servers()[:2]
     assert first != second
-    assert len(dict.fromkeys(demo.ports())) == 2, "the ports stay the same over restarts"
+    assert len(dict.fromkeys(demo.ports())) == 3, "the ports stay the same over restarts"
     killed = demo.line(rf"chaos: SIGKILL to the servers' process {first}")
     restarted = demo.line("watch restarts servers in")
     again = demo.line(rf"servers: process {second} listens")
     assert killed < restarted < again
+
+
+def test_its_probes_grow_and_shrink(start: Start) -> None:
+    """While some targets answer slowly the pool of probes gets more workers; when they are quick again, it has two."""
+    demo = start("demo", "--no-chaos")
+    demo.wait_for(r"probes: 2 -> \d workers: workers are at work for \d+% of their time")
+    demo.wait_for(r"probes: 3 -> 2 workers: no more than \S+ were at work within 1.5s")
+    demo.signal()
+    assert 0 == demo.end(), demo.said
+    is_gone(demo)
+    sizes = [(int(a), int(b)) for a, b in re.findall(r"probes: (\d) -> (\d) workers", demo.said)]
+    assert max(after for _, after in sizes) >= 4, "four are slow at a time"
+    assert [after for _, after in sizes][:-1] == [before for before, _ in sizes][1:], "each goes on from the last"
 
 
 def test_the_summary_is_what_the_file_says(start: Start, tmp_path: Path) -> None:
@@ -72,7 +85,7 @@ def test_the_summary_is_what_the_file_says(start: Start, tmp_path: Path) -> None
     assert not (tmp_path / "watch.db-wal").exists(), "closed, and so nothing is left beside it"
     told = {
         line.split()[1]: [int(n) for n in re.findall(r"(\d+) (?:ok|failed|retried|alerts)", line)]
-        for line in demo.out[-2:]
+        for line in demo.out[-6:]
     }
     for target in ("steady", "flaky"):
         mine = [row for row in rows if row[0] == target]
@@ -162,7 +175,7 @@ def test_a_server_killed_by_somebody_is_restarted(start: Start) -> None:
     demo.signal()
     assert 0 == demo.end(), demo.said
     is_gone(demo)
-    assert 2 == len(dict.fromkeys(demo.ports()))
+    assert 3 == len(dict.fromkeys(demo.ports()))
 
 
 def test_urls_on_the_command_line_are_watched(start: Start) -> None:
@@ -183,7 +196,7 @@ def test_a_file_of_targets(start: Start, tmp_path: Path) -> None:
     """With --targets only what is in the file is watched, and no server is started that nothing asks."""
     one = start("demo", "--no-chaos")
     one.wait_for(RESULT)
-    steady, flaky = one.ports()
+    steady, flaky, _ = one.ports()
     file = tmp_path / "mine.toml"
     file.write_text(
         f'[[target]]\nname = "good"\nurl = "http://127.0.0.1:{steady}/"\nevery = 0.2\n'

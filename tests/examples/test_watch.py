@@ -62,7 +62,8 @@ def test_the_default_targets_are_good(watch: ModuleType) -> None:
     """The packaged targets.toml can be watched as it is."""
     crew = watch.crew()
     crew.check()
-    assert {"migrate", "results", "probes", "servers", "chaos", "steady", "flaky"} == {*crew}
+    assert {"migrate", "results", "threads", "probes", "servers", "chaos"} < {*crew}
+    assert ["steady", "flaky", "north", "east", "south", "west"] == list(crew)[-6:]
 
 
 @pytest.mark.parametrize(
@@ -454,3 +455,88 @@ async def test_what_cannot_be_stored_is_the_polls_own_failure(
     assert restarts
     assert all(isinstance(error, sqlite3.OperationalError) for error in restarts)
     assert ["summary"] == [error.hook.rpartition(".")[2] for error in report.hook_errors], "which finds no table"
+
+
+# --- the pool of probes -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers_in(watch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Say how long asking takes, from now on."""
+
+    def seconds(span: float) -> None:
+        def ask(url: str, timeout: float) -> tuple[int, float]:
+            rc.current_run().sleep(span)
+            return 200, span * 1000
+
+        monkeypatch.setattr(watch.probe, "ask", ask)
+
+    return seconds
+
+
+def many(watch: ModuleType, tmp_path: Path, targets: int) -> rc.Crew:
+    """Polls so many targets every second."""
+    tables = [f'[[target]]\nname = "t{n}"\nurl = "http://h/{n}"\nevery = "1s"\n' for n in range(targets)]
+    (tmp_path / "t.toml").write_text("\n".join(tables))
+    crew: rc.Crew = watch.build(targets=tmp_path / "t.toml", db=tmp_path / "w.db")
+    return crew
+
+
+@pytest.mark.virtual
+async def test_probes_grow_with_slow_targets_and_shrink_again(
+    watch: ModuleType, answers_in: Callable[[float], None], tmp_path: Path
+) -> None:
+    """Ten targets that take 0.9 s of each second need ten probes at most, and back to two when they are quick."""
+    answers_in(0.01)
+    crew = many(watch, tmp_path, 10)
+    probes: Any = crew["probes"]
+    async with crew:
+        await asyncio.sleep(20)
+        assert (2, ()) == (probes.size, probes.stats().decisions), "what is quick needs no more"
+        answers_in(0.9)
+        await asyncio.sleep(20)
+        assert 10 == probes.size
+        before = kept(tmp_path, "select count(*) from result")[0][0]
+        await asyncio.sleep(20)
+        assert 190 <= kept(tmp_path, "select count(*) from result")[0][0] - before, "all keep their pace"
+        answers_in(0.01)
+        await asyncio.sleep(20)
+        assert (2, 2) == (probes.size, probes.stats().alive)
+    sizes = [decision.after for decision in probes.stats().decisions]
+    most = sizes.index(10)
+    assert sizes == sorted(sizes[: most + 1]) + sorted(sizes[most + 1 :], reverse=True), "up, and then down"
+
+
+@pytest.mark.virtual
+async def test_polls_that_are_under_way_are_answered_before_the_probes_leave(
+    watch: ModuleType, answers_in: Callable[[float], None], tmp_path: Path
+) -> None:
+    """A stop finishes all polls of that moment, also those that still wait for a probe; then nothing is left over."""
+    answers_in(0.4)
+    crew = many(watch, tmp_path, 8)
+    await crew.start()
+    await asyncio.sleep(0.1)
+    report = await crew.stop()
+    assert report.clean
+    assert 8 == kept(tmp_path, "select count(*) from result where error is null")[0][0]
+    assert [0] * 3 == [crew[name].stats().runs.failed for name in ("probes", "threads", "results")]  # type: ignore[attr-defined]
+
+
+@pytest.mark.virtual
+async def test_one_that_hangs_does_not_hold_up_the_others(
+    watch: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A target that never answers has one probe until its time is up; the other serves the rest."""
+
+    def ask(url: str, timeout: float) -> tuple[int, float]:
+        rc.current_run().sleep(1e6 if url.endswith("/0") else 0.01)
+        return 200, 10.0
+
+    monkeypatch.setattr(watch.probe, "ask", ask)
+    async with many(watch, tmp_path, 5):
+        await asyncio.sleep(30.5)
+    counts = dict(kept(tmp_path, "select target, count(*) from result where error is null group by target"))
+    assert {f"t{n}": 31 for n in range(1, 5)} == counts
+    failed = [error.partition(":")[0] for (error,) in kept(tmp_path, "select error from result where target = 't0'")]
+    assert {"RunTimeout"} == set(failed)
+    assert 3 <= len(failed)
