@@ -97,10 +97,12 @@ def test_a_steady_load_by_chance(offered: float, service: float, seed: int) -> N
 @pytest.mark.defect("D5.7")
 @pytest.mark.parametrize("seed", range(2))
 def test_a_step_after_a_quiet_day(seed: int) -> None:
-    """A day in which hardly anything came makes it no slower."""
+    """A day in which hardly anything came makes it no slower: the workers come by rates of the last half minute."""
     day = 86_400.0
     slow = rc.Scale("5s", window="30s")
     seen = driven(Shape(step(0.001, 6.0, day), day + 150), slow, seed=seed)
     assert 1 == seen.size(day)
     assert seen.oldest(day + 60, day + 150) < 10
     assert enough(6.0) - 1 <= seen.size(day + 60) <= 3 * enough(6.0)
+    rates = [decision.inputs.arrival or 0.0 for decision in seen.decisions]
+    assert 0.5 * 30 < max(rates)

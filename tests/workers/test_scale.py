@@ -289,6 +289,23 @@ def test_one_endless_run_is_no_load_for_a_pool() -> None:
     assert [1] * 5000 == [scaling.decide(Load(float(at), 1, 1.0, 0)).after for at in range(5000)]
 
 
+def test_a_pool_grows_where_its_workers_have_hardly_a_pause() -> None:
+    """From halfway between what is meant and all there is, for `wait` at least, it grows to what is meant."""
+
+    def asked(workers: int, busy: float, seconds: int = 3) -> int:
+        scaling = Scaling(Scale(wait="2s", utilisation=0.75), 1, 50)
+        return [scaling.decide(Load(float(at), workers, busy, at)).after for at in range(seconds)][-1]
+
+    assert [20, 24, 26, 27] == [asked(20, 17.4), asked(20, 17.6), asked(20, 19.0), asked(20, 20.0)]
+    assert [2, 50] == [asked(1, 1.0), asked(40, 40.0)]
+    assert 20 == asked(20, 20.0, 2)
+    scaling = Scaling(Scale(wait=0, utilisation=0.1), 1, 50)
+    scaling.decide(Load(0.0, 4, 4.0, 0))
+    decision = scaling.decide(Load(1.0, 4, 4.0, 9))
+    assert (8, "workers are at work for 100% of their time") == (decision.after, decision.reason)
+    assert (None, None, 1.0) == (decision.inputs.arrival, decision.inputs.waiting, decision.inputs.utilisation)
+
+
 @pytest.mark.parity("T5.43")
 def test_where_nothing_ends_one_is_added_at_a_time() -> None:
     """Where it is not known how fast a worker is, one more comes for those that wait, and the next one when that is
@@ -351,15 +368,20 @@ def test_what_waits_for_a_moment_asks_for_nobody() -> None:
 
 
 @pytest.mark.defect("D5.7")
-@pytest.mark.parametrize("quiet", [60, 86_400])
-def test_a_long_quiet_time_dulls_nothing(quiet: int) -> None:
-    """After a day of quiet it takes as many seconds to follow a load as after a minute."""
-    fluid = Fluid(Scale(), 1, 40, 1)
-    fluid.go_on(0.2, quiet)
-    assert [1] == fluid.sizes
-    fluid.go_on(12.0, 30)
-    assert 16 <= fluid.workers <= 32
-    assert 0 == fluid.backlog
+def test_a_long_quiet_time_dulls_nothing() -> None:
+    """After a day of quiet the rates are seen, and followed, as soon as after some minutes."""
+    seen = []
+    for quiet in (600, 86_400):
+        fluid = Fluid(Scale(), 1, 40, 1)
+        fluid.go_on(0.2, quiet)
+        assert [1] == fluid.sizes
+        fluid.go_on(12.0, 30)
+        assert 16 <= fluid.workers <= 32
+        assert 0 == fluid.backlog
+        inputs = fluid.look(12.0, 1.0).inputs
+        assert inputs.arrival == pytest.approx(60, rel=0.1) == inputs.completion
+        seen.append(fluid.sizes)
+    assert seen[0] == seen[1]
 
 
 # --- by hand ----------------------------------------------------------------------------------------
