@@ -127,16 +127,16 @@ class Digest:
             for bucket in array("H", array("f", values[place:]).tobytes())[_UPPER::2].tolist():
                 counts[bucket] += 1
 
-    def merge(self, other: Digest) -> None:
-        """Count all that `other` has counted, as if it had been added here. `other` is left as it is."""
+    def merge(self, other: Digest, weight: int = 1) -> None:
+        """Count all that `other` has counted, as if it had been added here `weight` times. `other` is left as it is."""
         theirs = other._counts.copy()
         if theirs:
             self._reach(len(theirs) - 1)
         counts = self._counts
         for bucket, count in enumerate(theirs):
-            counts[bucket] += count
-        self._count += other._count
-        self._total += other._total
+            counts[bucket] += count * weight
+        self._count += other._count * weight
+        self._total += other._total * weight
         self._min = min(self._min, other._min)
         self._max = max(self._max, other._max)
 

@@ -14,6 +14,7 @@ from runcrew.insight import Digest, RunStats
 from runcrew.job import Outcome, Run, Status
 from runcrew.policies.counter import Numbers
 from runcrew.policies.elapsed import Times
+from runcrew.pool.tape import GROUP, Counted
 
 if TYPE_CHECKING:
     from runcrew.pool.cycle import Cycle
@@ -48,6 +49,8 @@ class Books:
         self._last_ended = 0.0
         #: How long runs took that succeeded, failed and were cut short; only where somebody asks for that.
         self._digests = (Digest(), Digest(), Digest()) if timed else None
+        #: Of those that succeeded in groups: one value for each group.
+        self._grouped = Digest()
         self.last_error: BaseException | None = None
         #: When a failure was last written into the log, and how many there have been since.
         self._logged = float("-inf")
@@ -69,35 +72,36 @@ class Books:
 
     def count(self, cycle: Cycle) -> None:
         """Take over what this cycle has counted. By the cycle itself, between two runs."""
-        if not cycle.times:
-            return
         with self._lock:
             self._take(cycle)
 
     def _take(self, cycle: Cycle) -> None:
-        times = cycle.times
-        n = len(times)
-        if n:
-            self._ended[_SUCCEEDED] += n
-            cycle.before += n
-            self._last_ended = self._floor.now()
-            self._time(times, 0)
-            del times[:n]
-
-    def _time(self, times: list[float], kind: int) -> None:
-        self._timed += len(times)
-        self._total += sum(times)
-        self._last = times[-1]
-        self._least, self._most = min(self._least, *times), max(self._most, *times)
+        counted = cycle.tape.counted()
+        if counted is None:
+            return
         if self._digests is not None:
-            self._digests[kind].add_many(times)
+            self._digest(cycle, self._digests[0], self._grouped)
+        self._ended[_SUCCEEDED] += counted.runs
+        self._last_ended = self._floor.now()
+        self._time(counted)
+        cycle.tape.clear()
+
+    def _digest(self, cycle: Cycle, singles: Digest, grouped: Digest) -> None:
+        singles.add_many(cycle.tape.singles[:])
+        grouped.add_many([took / GROUP for took in cycle.tape.groups[:]])
+
+    def _time(self, counted: Counted) -> None:
+        self._timed += counted.runs
+        self._total += counted.total
+        self._last = counted.last
+        self._least, self._most = min(self._least, counted.least), max(self._most, counted.most)
 
     def close(self, cycle: Cycle) -> None:
         """The same for one in a thread, which has no run under way just now."""
         with self._lock:
             cycle.running = False
             if cycle.given_up:
-                cycle.times.clear()
+                cycle.tape.forget()
             else:
                 self._take(cycle)
 
@@ -115,12 +119,15 @@ class Books:
     def ended(self, cycle: Cycle, run: Run, outcome: Outcome[Any]) -> None:
         """A run ended, in a way that its cycle does not count for itself."""
         with self._lock:
-            cycle.before += 1
+            cycle.tape.before += 1
             self._ended[outcome.status] += 1
             self._retries += outcome.attempts - 1
             self._last_ended = outcome.ended
             if outcome.started is not None and outcome.status is not Status.SKIPPED:
-                self._time([outcome.elapsed], _KINDS.get(outcome.status, _CUT))
+                took = outcome.elapsed
+                self._time(Counted(1, took, took, took, took))
+                if self._digests is not None:
+                    self._digests[_KINDS.get(outcome.status, _CUT)].add(took)
         if self.tells:
             self.tell_end(run, outcome)
 
@@ -130,24 +137,26 @@ class Books:
         """The numbers as they stand, from any thread."""
         with self._lock:
             counts, running = dict(self._ended), 0
-            pending: list[float] = []
-            last_ended = self._last_ended
+            timed, total, last, last_ended = self._timed, self._total, self._last, self._last_ended
+            least, most = self._least, self._most
             for cycle in self._floor.cycles():
-                times = cycle.times[:]
-                if times:
-                    pending += times
-                    last_ended = max(last_ended, self._floor.instant(cycle.since + sum(times)))
                 running += cycle.running
-            counts[_SUCCEEDED] += len(pending)
-            timed = self._timed + len(pending)
+                pending = cycle.tape.counted()
+                if pending is not None:
+                    counts[_SUCCEEDED] += pending.runs
+                    timed, total = timed + pending.runs, total + pending.total
+                    least, most = min(least, pending.least), max(most, pending.most)
+                    ended = self._floor.instant(cycle.since + pending.total)
+                    if ended >= last_ended:
+                        last, last_ended = pending.last, ended
             return RunStats(
                 begun=sum(counts.values()) + running,
                 in_flight=running,
                 retries=self._retries,
-                elapsed_total=self._total + sum(pending),
-                elapsed_last=(pending[-1] if pending else self._last) if timed else None,
-                elapsed_min=min(self._least, *pending) if pending else self._least if timed else None,
-                elapsed_max=max(self._most, *pending) if pending else self._most if timed else None,
+                elapsed_total=total,
+                elapsed_last=last if timed else None,
+                elapsed_min=least if timed else None,
+                elapsed_max=most if timed else None,
                 last_ended=last_ended or None,
                 **{status.value: count for status, count in counts.items()},
             )
@@ -165,8 +174,11 @@ class Books:
             digests = [Digest(), Digest(), Digest()]
             for digest, kept in zip(digests, self._digests, strict=True):
                 digest.merge(kept)
+            grouped = Digest()
+            grouped.merge(self._grouped)
             for cycle in self._floor.cycles():
-                digests[0].add_many(cycle.times[:])
+                self._digest(cycle, digests[0], grouped)
+            digests[0].merge(grouped, GROUP)
             runs = self.runs()
             good, bad, cut = digests
             ended = None if runs.last_ended is None else self._floor.tick_at(runs.last_ended)

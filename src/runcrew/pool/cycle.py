@@ -2,7 +2,7 @@
 
 A cycle goes on until it is told to leave: then the run that is under way ends, and no other begins. It can be cut
 short too: then that run is asked to end. It tells its floor of each run that did not simply succeed; those that
-did are only timed, in `times`, and counted many at a time.
+did are only timed, on its tape, and counted many at a time.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.job import Job, Run, Status
+from runcrew.pool.tape import Tape
 from runcrew.workers import BUSY, Worker
 
 if TYPE_CHECKING:
     from runcrew.pool.floor import Floor
 
 _IDLE: Final = "its worker was to leave, and it waited for something to do"
-
-#: So many runs at most follow one another before the rest is looked at.
-BATCH: Final = 512
 
 
 class Cycle:
@@ -41,13 +39,12 @@ class Cycle:
         #: Why the run that is under way was asked to end, if it was.
         self.why: Status | None = None
         self.why_text = ""
-        #: Whether a run is under way; how many have succeeded, but for those in `times`; since when those follow one
-        #: another without a pause.
+        #: Whether a run is under way; and since when those on the tape follow one another without a pause.
         self.running = False
-        self.before = 0
         self.since = 0.0
-        #: How long those took that have succeeded and are still to be counted.
-        self.times: list[float] = []
+        self.tape = Tape()
+        #: Whether runs are told apart, since the job looks at them.
+        self.exact = False
         #: What the runs go by: where it is cleared, no other begins before all has been looked at.
         self.tokens: list[Any] = []
         #: Whether nobody waits for the end of the run under way any more.
@@ -71,11 +68,14 @@ class Cycle:
 
     def as_run(self) -> Run:
         """The run that is under way. From the job, or on the loop."""
-        key = self.before + len(self.times)
+        key = self.tape.done
         run = self._run
         if run is None or self._run_key != key:
-            run = self._new_run(self.floor.instant(self.since + sum(self.times)))
+            run = self._new_run(self.floor.instant(self.since + self.tape.pending))
             self._run, self._run_key = run, key
+            if not self.exact:
+                self.exact = True
+                self.tokens.clear()  # the group ends with this run
             if self.why is not None:  # who asks it to end says so first, and then looks at the run
                 self._tell(run)
         return run
@@ -90,7 +90,7 @@ class Cycle:
 
     def made(self) -> Run | None:
         """The run that is under way, if somebody has looked at it."""
-        return self._run if self._run_key == self.before + len(self.times) else None
+        return self._run if self._run_key == self.tape.done else None
 
     def _tell(self, run: Run) -> None:
         if self.why is not None:

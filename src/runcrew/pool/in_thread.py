@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import NoThread, gave_awaitable
 from runcrew.job import Job, Outcome, Run, Status, enter_unmade
-from runcrew.pool.cycle import BATCH, Cycle
+from runcrew.pool.cycle import Cycle
+from runcrew.pool.tape import BATCH, GROUP, TINY
 from runcrew.workers import OwnThread, Worker
 
 if TYPE_CHECKING:
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 
 #: How long runs follow one another before the rest is looked at, in seconds.
 SLICE: Final = 0.001
-
-#: Runs that take less than that, in seconds, are timed in groups of so many: reading the time would cost as much as
-#: they do. Where a group takes long all the same, one of its runs has: the others are taken to be as short as before.
-TINY: Final = 2e-6
-GROUP: Final = 16
 
 _GROUP: Final = [*range(1, GROUP + 1)]
 
@@ -38,11 +34,9 @@ class ThreadCycle(Cycle):
         #: What came of the last run, where that is for the loop to hear.
         self._heard: tuple[Run, Outcome[Any]] | None = None
         #: Whether it comes back after each run, since somebody wants to hear of it.
-        self._one_by_one = False
-        #: How many runs are timed together, how long each of them has taken, and whether that is not to be done.
-        self._size = 1
-        self._typical = 0.0
-        self._alone = False
+        self._single = False
+        #: Whether the last runs were over at once.
+        self._tiny = False
         self._thread: OwnThread | None = None
 
     def begin(self) -> None:
@@ -51,8 +45,8 @@ class ThreadCycle(Cycle):
             self.floor.ended(self)
             return
         self._heard = None
-        self._one_by_one = self.floor.books.tells
-        if self._one_by_one:
+        self._single = self.floor.books.tells
+        if self._single:
             self.since = self.tick()
             self.floor.books.tell_begin(self.as_run())
         try:
@@ -83,54 +77,73 @@ class ThreadCycle(Cycle):
 
     def _some(self) -> bool:
         """As many runs as there is time for. Whether all of them have succeeded."""
-        call, now = self._call, self.tick
-        began = self.since = now()
-        ends, n = began + SLICE, 0
+        tape = self.tape
         self.running = True
         try:
-            while began < ends and len(self.times) < BATCH:
-                tokens: list[int] = _GROUP[: self._size]
-                self.tokens = tokens
-                if self.told:  # who tells it says so first, and clears these next
-                    break
-                n = 0
-                for n in tokens:  # noqa: B007 - it counts
-                    value = call()
-                    if value is not None and (error := gave_awaitable(self.job.name, value)) is not None:
-                        raise error
-                ended = now()
-                self._count(ended - began, n)
-                began = ended
-                if self._one_by_one:
-                    break
+            if self._tiny and not self.exact:
+                self._in_groups()
+            else:
+                self._each()
         except BaseException as error:
-            self._raised(error, began, n)
+            if tape.done > tape.before:
+                self.in_a_row = 0
+            self._raised(error)
             return False
         finally:
             self.floor.books.close(self)
         self.in_a_row = 0
         return True
 
-    def _count(self, took: float, n: int) -> None:
-        """So many runs have taken that together."""
-        each = took / n if n else 0.0
-        if each < TINY:
-            self._typical = each
-            self._size = 1 if self._alone or self._one_by_one else GROUP
-            self.times += [each] * n
-        else:
-            self._size = 1
-            if n > 1:
-                self.times += [self._typical] * (n - 1)
-            self.times.append(max(0.0, took - self._typical * (n - 1)))
+    def _each(self) -> None:
+        """Runs, each timed by itself."""
+        call, tick, tape = self._call, self.tick, self.tape
+        add = tape.singles.append
+        first = began = ended = self.since = tick()
+        ends = first if self._single else began + SLICE
+        while not self.told and len(tape.singles) < BATCH:
+            value = call()
+            if value is not None:
+                self._refuse_awaitable(value)
+            ended = tick()
+            add(ended - began)
+            if ended >= ends:
+                break
+            began = ended
+        self._tiny = tape.is_tiny(ended - first)
 
-    def _raised(self, error: BaseException, began: float, n: int) -> None:
-        """The last of `n` runs did not succeed."""
-        if n > 1:
-            self.times += [self._typical] * (n - 1)
-        if self.times:
-            self.in_a_row = 0
-        self._size = 1
+    def _in_groups(self) -> None:
+        """Runs that are over at once. One that is not ends this."""
+        call, tick, tape, n = self._call, self.tick, self.tape, 0
+        began = self.since = tick()
+        ends = began + SLICE
+        try:
+            while began < ends and len(tape.groups) < BATCH:
+                self.tokens = tokens = _GROUP[:]
+                if self.told:  # who tells it says so first, and clears these next
+                    return
+                for n in tokens:  # noqa: B007 - it counts
+                    value = call()
+                    if value is not None:
+                        self._refuse_awaitable(value)
+                ended = tick()
+                if n < GROUP or ended - began > GROUP * TINY:
+                    self._tiny = False
+                    tape.add(ended - began, n)
+                    return
+                tape.groups.append(ended - began)
+                began = ended
+        except BaseException:
+            if n > 1:
+                tape.add_typical(n - 1)
+            raise
+
+    def _refuse_awaitable(self, value: object) -> None:
+        error = gave_awaitable(self.job.name, value)
+        if error is not None:
+            raise error
+
+    def _raised(self, error: BaseException) -> None:
+        """The last run did not succeed."""
         trace = error.__traceback__
         error = error.with_traceback(None if trace is None else trace.tb_next)  # it begins in the user's code
         run, now = self.as_run(), self.floor.now()
@@ -138,13 +151,6 @@ class ThreadCycle(Cycle):
             self._heard = run, run.ended_by_request(now)
         else:
             self._heard = run, run.finished(Status.FAILED, now, error=error)
-
-    def as_run(self) -> Run:
-        """See Cycle."""
-        if self._size > 1:  # runs that somebody looks at are told apart: the group ends with this one
-            self._alone = True
-            self.tokens.clear()
-        return super().as_run()
 
     # --- on the loop ------------------------------------------------------------------------
 
@@ -158,7 +164,7 @@ class ThreadCycle(Cycle):
             if outcome.status is Status.FAILED and error is not None:
                 outcome = self.floor.outcome_of(self, run, error)
             delay = self.floor.run_ended(self, run, outcome)
-        elif self._one_by_one and (told := self._run) is not None:
+        elif self._single and (told := self._run) is not None:
             self.floor.books.tell_end(told, told.finished(Status.SUCCEEDED, self.floor.now()))
         self._go_on(delay)
 

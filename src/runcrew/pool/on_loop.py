@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade
 from runcrew.lifecycle.execution import checked_outcome
 from runcrew.lifecycle.tasks import spawn, task_stack
-from runcrew.pool.cycle import BATCH, Cycle
+from runcrew.pool.cycle import Cycle
+from runcrew.pool.tape import BATCH, GROUP, TINY
 from runcrew.workers import Worker
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from runcrew.pool.floor import Floor
 
 _MANY: Final = [None] * BATCH
+_GROUP: Final = [*range(1, GROUP + 1)]
 _SUCCEEDED: Final = Status.SUCCEEDED
 _LEAVES: Final = "its worker was to leave, and it waited"
 _OUTSIDE: Final = "its task was cancelled from outside"
@@ -98,42 +100,79 @@ class BareCycle(LoopCycle):
     def __init__(self, floor: Floor, worker: Worker, job: Job, call: Callable[[], Awaitable[object]]) -> None:
         super().__init__(floor, worker, job)
         self._call = call
+        #: Whether the last runs were over at once.
+        self._tiny = False
 
     async def _some(self) -> float:
-        """See LoopCycle. What a run costs is here: everything else comes once a slice."""
-        if self.floor.books.tells:
+        """See LoopCycle."""
+        books, tape = self.floor.books, self.tape
+        if books.tells:
             return await self._one()
-        call, now, add, turns = self._call, self.tick, self.times.append, self.floor.turns
-        ends = turns.ends
-        if not self.tokens:
-            self.tokens = _MANY[:]
-        began = self.since = now()
         self.running = True
         error: BaseException | None = None
         try:
-            for _ in self.tokens:
-                await call()
-                ended = now()
-                add(ended - began)
-                if ended >= ends:
-                    if self.told or not turns.take(ended):
-                        break
-                    ends = turns.ends
-                began = ended
-            else:
-                turns.use_up()
+            await (self._in_groups() if self._tiny and not self.exact else self._one_by_one())
         except BaseException as raised:
             if self.thrown_away(raised):
                 raise
             error = raised
         self.running = False
-        if self.times:
+        if tape.done > tape.before:
             self.in_a_row = 0
         try:
             return self._raised(error) if error is not None else 0.0
         finally:
-            self.floor.books.count(self)
+            books.count(self)
             del error
+
+    # What a run costs is in these two: everything else comes once a slice.
+
+    async def _one_by_one(self) -> None:
+        """Runs, each timed by itself."""
+        call, tick, add, turns = self._call, self.tick, self.tape.singles.append, self.floor.turns
+        if not self.tokens:
+            self.tokens = _MANY[:]
+        ends = turns.ends
+        first = began = ended = self.since = tick()
+        for _ in self.tokens:
+            await call()
+            ended = tick()
+            add(ended - began)
+            if ended >= ends:
+                if self.told or not turns.take(ended):
+                    break
+                ends = turns.ends
+            began = ended
+        else:
+            turns.use_up()
+        self._tiny = self.tape.is_tiny(ended - first)
+
+    async def _in_groups(self) -> None:
+        """Runs that are over at once. One that is not ends this."""
+        call, tick, tape, turns = self._call, self.tick, self.tape, self.floor.turns
+        ends, began, n = turns.ends, self.tick(), 0
+        self.since = began
+        try:
+            while not self.told and len(tape.groups) < BATCH:
+                self.tokens = tokens = _GROUP[:]
+                for n in tokens:  # noqa: B007 - it counts
+                    await call()
+                ended = tick()
+                if n < GROUP or ended - began > GROUP * TINY:
+                    self._tiny = False
+                    tape.add(ended - began, n)
+                    return
+                tape.groups.append(ended - began)
+                if ended >= ends:
+                    if not turns.take(ended):
+                        return
+                    ends = turns.ends
+                began = ended
+            turns.use_up()
+        except BaseException:
+            if n > 1:
+                tape.add_typical(n - 1)
+            raise
 
     async def _one(self) -> float:
         """One run, which somebody wants to hear of."""
@@ -197,7 +236,7 @@ class ChainCycle(LoopCycle):
 
     async def _some(self) -> float:
         """See LoopCycle."""
-        handler, now, times = self._handler, self.floor.now, self.times
+        handler, now, add, tape = self._handler, self.floor.now, self.tape.singles.append, self.tape
         books, turns = self.floor.books, self.floor.turns
         ended = now()
         self.since = self.tick()
@@ -212,14 +251,14 @@ class ChainCycle(LoopCycle):
             self._current = None
             if outcome.status is _SUCCEEDED and outcome.attempts == 1 and not books.tells:
                 self.in_a_row = 0
-                times.append(outcome.ended - run.queued)
+                add(outcome.ended - run.queued)
             else:
                 books.count(self)
                 delay = self.floor.run_ended(self, run, outcome)
                 if outcome.status is not _SUCCEEDED:
                     return delay
             ended = now()
-            if len(times) >= BATCH:
+            if len(tape.singles) >= BATCH:
                 turns.use_up()
             if self.tick() >= turns.ends or not self.goes_on:
                 books.count(self)
