@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,17 @@ def test_the_supervisor_is_short_and_tells(tmp_path: Path) -> None:
     assert "root stopped in" in said
     lines = [line for line in (EXAMPLES / "supervisor.py").read_text(encoding="utf-8").splitlines() if line.strip()]
     assert len(lines) < 40
+
+
+@pytest.mark.realtime
+def test_a_pool_is_scaled_by_hand_and_by_load(tmp_path: Path) -> None:
+    """The pools have as many workers as was asked for, grow and shrink with the load, and end well."""
+    said = output(tmp_path, str(EXAMPLES / "pools.py"))
+    assert ["5", "3", "0", "8"] == re.findall(r"  workers: (\d)", said)
+    assert "98 were consumed, 2 failed" in said
+    assert re.search(r"  1 -> \d workers: workers are at work for \d+% of their time", said)
+    assert re.search(r"  2 -> 1 workers: no more than \S+ were at work within 300ms", said)
+    assert said.endswith("  stopped: 20 runs\n")
 
 
 @pytest.mark.realtime
