@@ -269,6 +269,33 @@ def test_the_average_is_of_one_moment() -> None:
     assert (sum(done), 2.0 * sum(done)) == (elapsed.finished, elapsed.total)
 
 
+@pytest.mark.defect("D4.12")
+def test_a_run_that_ends_in_the_middle_of_a_look_does_not_bend_the_average(by_hand: ByHand) -> None:
+    """Where all runs take 2 seconds the average is 2 seconds, also while one of them ends."""
+    elapsed = rc.Elapsed()
+    handler = elapsed(taking(by_hand, 2.0))
+
+    class Busy:
+        """Has no runs; while it is asked for their number and times, one of the others ends."""
+
+        def numbers(self) -> Numbers:
+            """None."""
+            drive(handler(a_run()))
+            return Numbers()
+
+        def times(self) -> Times:
+            """None."""
+            drive(handler(a_run()))
+            return Times(Digest(), Digest(), Digest())
+
+    drive(handler(a_run()))
+    elapsed.attach(Busy())
+    for _ in range(3):
+        assert 2.0 == elapsed.average
+        now = elapsed.snapshot()
+        assert (2.0, now.all.count) == (now.all.mean, now.numbers.finished)
+
+
 # --- whoever keeps the times itself --------------------------------------------------
 
 

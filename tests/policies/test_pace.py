@@ -264,6 +264,24 @@ async def test_nothing_is_left_wherever_it_is_cancelled(wait: str) -> None:
 
 
 @pytest.mark.virtual
+async def test_nobody_barges_in_before_the_line() -> None:
+    """A run that comes when the gate has just opened, and the first in the line has not noticed, waits behind it."""
+    begun, pace, loop = Begun(), rc.Pace(every=1, first="after"), asyncio.get_running_loop()
+    barged: list[bool] = []
+
+    def comes() -> None:
+        run, handler = paced_run(pace, begun)
+        steps: Any = handler(run)
+        steps.send(None)
+        barged.append(1.0 in begun.at)
+        steps.close()
+
+    loop.call_at(1.0, comes)  # before the gate's own timer
+    await rc.wrap(begun, pace)()
+    assert ([False], [1.0]) == (barged, begun.at)
+
+
+@pytest.mark.virtual
 async def test_the_timer_goes_with_the_last_who_waits() -> None:
     """There is one timer for all who wait, none when nobody does, and one again for whoever comes then."""
     pace = rc.Pace(every=10)
