@@ -101,6 +101,34 @@ async def test_an_unlisted_error_is_final_and_the_same_object() -> None:
         assert outcome.reason
 
 
+def wrapped(error: Exception) -> Exception:
+    """Another error, raised from this one."""
+    outer = ConnectionError("wrapped")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parity("T4.41", "T4.42", "E4.16")
+@pytest.mark.parametrize(
+    ("results", "calls"),
+    [
+        ([ConnectionError(n) for n in range(4)], 4),
+        (["fine"], 1),
+        ([ConnectionError(), ConnectionError(), "fine"], 3),
+        ([ConnectionError(), NoRetry("final")], 2),
+        ([ConnectionError(), wrapped(NoRetry("final"))], 2),
+    ],
+    ids=["always fails", "succeeds", "succeeds in the end", "final", "final and wrapped"],
+)
+@pytest.mark.virtual
+async def test_three_retries_without_a_pause(results: list[Any], calls: int) -> None:
+    """Three more attempts follow at once; a success or a final error is the end, and the last error is what it was."""
+    work = Work(*results)
+    outcome = await carry_out(work, Retry(ConnectionError, retries=3, backoff=Constant(0)))
+    assert [0.0] * calls == work.times
+    assert results[-1] is (outcome.value if outcome.ok else outcome.error)
+
+
 @pytest.mark.parity("T3.44")
 @pytest.mark.virtual
 async def test_alternating_errors_get_the_sum_of_their_budgets() -> None:
