@@ -106,7 +106,7 @@ class Gate:
 
 
 class Deaf:
-    """A plain job that does not listen, until it may go."""
+    """A plain job that does not listen until it may go; from then on it takes a second."""
 
     def __init__(self) -> None:
         self.may_go = threading.Event()
@@ -115,6 +115,8 @@ class Deaf:
 
     def __call__(self, *_: Any) -> None:
         self.begun += 1
+        if self.may_go.is_set():
+            current().block(1)
         current().block(None, self.may_go)
         self.ended += 1
 

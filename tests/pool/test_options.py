@@ -125,8 +125,9 @@ def test_what_is_no_job_is_refused(given: Any, named: str) -> None:
 
 def test_a_coroutine_object_is_no_job() -> None:
     """The call of an async function is refused, with a word about giving the function itself."""
+    called: Any = job()
     with pytest.raises(rc.NotAJob, match="give the function"):
-        rc.Pool(job())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        rc.Pool(called)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +152,9 @@ def test_combinations_that_cannot_work_are_refused(given: Any, options: dict[str
 
 def test_what_is_not_known_is_refused() -> None:
     """An option that is spelt wrongly is no option that is passed over."""
+    options: Any = {"inital": 3}
     with pytest.raises(TypeError, match="inital"):
-        rc.Pool(job, inital=3)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+        rc.Pool(job, **options)
 
 
 # --- what is taken ------------------------------------------------------------------------------
@@ -182,9 +184,10 @@ def test_how_many_there_are_at_first(least: int, initial: int | None, size: int)
 @pytest.mark.virtual
 async def test_as_many_workers_begin_as_was_said() -> None:
     """Right after the start there are as many as `initial` says, or one, and as many runs are under way."""
-    for options, count in [({"initial": 7}, 7), ({}, 1)]:
+    choices: list[tuple[Any, int]] = [({"initial": 7}, 7), ({}, 1)]
+    for options, count in choices:
         busy = Busy()
-        async with rc.Pool(busy, **options) as pool:  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        async with rc.Pool(busy, **options) as pool:
             assert (count, count) == (pool.size, pool.stats().alive)
             await rounds()
             assert (count, [0.0] * count) == (busy.begun, [at - now() for at in busy.at])
