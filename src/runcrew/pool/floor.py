@@ -120,7 +120,8 @@ class Floor:
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
         said = "the resource of its worker is lost" if worker.faulty else "its worker was told to leave at once"
-        worker.work.cut(Status.INTERRUPTED, said)
+        if worker.work is not None:
+            worker.work.cut(Status.INTERRUPTED, said)
 
     def worker_gone(self, worker: Worker) -> None:
         """See Door."""

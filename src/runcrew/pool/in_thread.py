@@ -13,13 +13,11 @@ from runcrew.backends import NoThread, gave_awaitable
 from runcrew.job import Job, Outcome, Run, Status, enter_unmade
 from runcrew.pool.cycle import Cycle
 from runcrew.pool.tape import BATCH, GROUP, TINY
+from runcrew.pool.turns import FEW, SLICE
 from runcrew.workers import OwnThread, Worker
 
 if TYPE_CHECKING:
     from runcrew.pool.floor import Floor
-
-#: How long runs follow one another before the rest is looked at, in seconds.
-SLICE: Final = 0.001
 
 _GROUP: Final = [*range(1, GROUP + 1)]
 
@@ -37,6 +35,8 @@ class ThreadCycle(Cycle):
         self._single = False
         #: Whether the last runs were over at once.
         self._tiny = False
+        #: Whether time stands still while runs end: it is virtual. Then the loop is to let some of it pass.
+        self._still = False
         self._thread: OwnThread | None = None
 
     def begin(self) -> None:
@@ -72,7 +72,7 @@ class ThreadCycle(Cycle):
         enter_unmade(self)
         books, closed = self.floor.books, self.floor.loop.is_closed
         while not self.told and not closed() and self._some():
-            if books.tells:
+            if books.tells or self._still:
                 return
 
     def _some(self) -> bool:
@@ -100,7 +100,8 @@ class ThreadCycle(Cycle):
         add = tape.singles.append
         first = began = ended = self.since = tick()
         ends = first if self._single else began + SLICE
-        while not self.told and len(tape.singles) < BATCH:
+        most = FEW if self._still else BATCH
+        while not self.told and len(tape.singles) < most:
             value = call()
             if value is not None:
                 self._refuse_awaitable(value)
@@ -110,6 +111,7 @@ class ThreadCycle(Cycle):
                 break
             began = ended
         self._tiny = tape.is_tiny(ended - first)
+        self._still = ended <= first
 
     def _in_groups(self) -> None:
         """Runs that are over at once. One that is not ends this."""
@@ -166,6 +168,9 @@ class ThreadCycle(Cycle):
             delay = self.floor.run_ended(self, run, outcome)
         elif self._single and (told := self._run) is not None:
             self.floor.books.tell_end(told, told.finished(Status.SUCCEEDED, self.floor.now()))
+        elif self._still and self.goes_on:
+            self.floor.later(SLICE, self.begin)
+            return
         self._go_on(delay)
 
     def give_up(self) -> None:

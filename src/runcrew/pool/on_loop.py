@@ -131,7 +131,7 @@ class BareCycle(LoopCycle):
         """Runs, each timed by itself."""
         call, tick, add, turns = self._call, self.tick, self.tape.singles.append, self.floor.turns
         if not self.tokens:
-            self.tokens = _MANY[:]
+            self.tokens = _MANY[: turns.most]
         ends = turns.ends
         first = began = ended = self.since = tick()
         for _ in self.tokens:
@@ -143,8 +143,8 @@ class BareCycle(LoopCycle):
                     break
                 ends = turns.ends
             began = ended
-        else:
-            turns.use_up()
+        if ended <= first:
+            turns.stands_still()
         self._tiny = self.tape.is_tiny(ended - first)
 
     async def _in_groups(self) -> None:
@@ -168,7 +168,6 @@ class BareCycle(LoopCycle):
                         return
                     ends = turns.ends
                 began = ended
-            turns.use_up()
         except BaseException:
             if n > 1:
                 tape.add_typical(n - 1)
@@ -219,8 +218,7 @@ class ChainCycle(LoopCycle):
 
     def as_run(self) -> Run:
         """See Cycle. It has been made before it began."""
-        assert self._current is not None
-        return self._current
+        return self._current or self._new_run(self.floor.now())
 
     def made(self) -> Run | None:
         """See Cycle."""
@@ -258,9 +256,10 @@ class ChainCycle(LoopCycle):
                 if outcome.status is not _SUCCEEDED:
                     return delay
             ended = now()
-            if len(tape.singles) >= BATCH:
-                turns.use_up()
-            if self.tick() >= turns.ends or not self.goes_on:
+            at = self.tick()
+            if len(tape.singles) >= turns.most or not self.goes_on or not turns.take(at):
+                if at <= self.since:
+                    turns.stands_still()
                 books.count(self)
                 return 0.0
 

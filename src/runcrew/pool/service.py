@@ -79,7 +79,12 @@ class PoolService(BaseService):
 
     def workers_gone(self, floor: Floor) -> None:
         """Nobody is left."""
-        if floor is self.floor and not floor.open and floor.is_empty:
+        if floor is not self.floor or floor.open or not floor.is_empty:
+            return
+        if floor.going_down and self._state is not State.STOPPING:
+            # It ended by itself, on a loop that goes down: what comes at the end would be begun in vain.
+            unless_torn_down(self.workers_gone, floor)
+        else:
             self._work_ended()
 
     def finish(self, *, tree: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
@@ -22,6 +21,7 @@ from runcrew.pool.cycle import Cycle
 from runcrew.pool.in_thread import ThreadCycle
 from runcrew.pool.on_loop import BareCycle, ChainCycle
 from runcrew.workers import UNSET, Recipe, Unset, Worker
+from runcrew.workers.group import UNLIMITED
 from runcrew.workers.scale import Scale
 from runcrew.workers.thread_call import ThreadCall
 
@@ -219,7 +219,7 @@ class Setup:
         self.max = None if most is None else count(most, "max", 1)
         if self.max is not None and self.max < self.min:
             raise ConfigError(f"max: {most!r} is less than min={least!r}: give at least as many, or None for no limit")
-        self.most = sys.maxsize if self.max is None else self.max
+        self.most = UNLIMITED if self.max is None else self.max
         first = max(1, self.min) if initial is None else count(initial, "initial", 0)
         if not self.min <= first <= self.most:
             raise ConfigError(f"initial: {initial!r} is not within min={least!r} and max={most!r}")
@@ -249,9 +249,14 @@ class Setup:
         return chain(self.job or Job(_any), backend, options, on_retry=_retried, workers=True)
 
     def _in_words(self, options: Options) -> tuple[str, ...]:
-        job = self.job or Job(_any)
-        words = list(describe(job, self._backend or _Words(self.inline), options))
-        return tuple(words)
+        return describe(self.job or Job(_any), self._backend or _Words(self._place()), options)
+
+    def _place(self) -> str:
+        if self.inline or (self.job is not None and self.job.is_async):
+            return "loop"
+        if self.job is None and not self.only_threads:
+            return "loop, plain ones in the threads of their workers"
+        return "the threads of its workers"
 
     async def carry_out(self, run: Run) -> Outcome[Any]:
         """One attempt, by its worker."""
@@ -279,14 +284,14 @@ class _Workers:
 class _Words:
     """What is said of that place."""
 
-    def __init__(self, inline: bool) -> None:
-        self._inline = inline
+    def __init__(self, said: str) -> None:
+        self._said = said
 
     async def handle(self, run: Run, /) -> Outcome[Any]:
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        return "loop, inline" if self._inline else "the threads of its workers"
+        return self._said
 
 
 def _inline(name: str, call: Callable[[], object]) -> Callable[[], Awaitable[object]]:

@@ -12,14 +12,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from runcrew.pool.tape import BATCH
+
 #: How long runs follow one another in one round of the loop, in seconds.
 SLICE: Final = 0.001
+
+#: So many runs follow one another in a slice in which no time passes.
+FEW: Final = 32
 
 
 class Turns:
     """The turns of one pool's workers, in one life."""
 
-    __slots__ = ("_context", "_fresh", "_loop", "_now", "_waiting", "ends")
+    __slots__ = ("_context", "_fresh", "_loop", "_now", "_still", "_waiting", "ends", "most")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], context: contextvars.Context) -> None:
         self._loop = loop
@@ -28,6 +33,10 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
         #: Whether no slice has begun in this round.
         self._fresh = True
+        #: Whether time stands still while runs end, and so many have ended that some of it should have passed.
+        self._still = False
+        #: So many runs follow one another before the rest is looked at.
+        self.most = BATCH
         #: When the slice of this round ends; 0.0: there is none, or it is used up.
         self.ends = 0.0
 
@@ -40,9 +49,12 @@ class Turns:
         self._begin(now)
         return True
 
-    def use_up(self) -> None:
-        """No run begins any more in this round: for where the time cannot tell, since it stands still."""
+    def stands_still(self) -> None:
+        """Many runs have ended, and no time has passed: it is virtual. As if the slice were used up, a slice of time
+        passes now, in which the loop may be idle; otherwise whoever waits for a time to come would wait for ever."""
         self.ends = 0.0
+        self._still = True
+        self.most = FEW
 
     async def wait(self) -> None:
         """Wait for the turn; then a run may begin. Cancelling it gives the turn to the next."""
@@ -67,6 +79,10 @@ class Turns:
             self._loop.call_soon(self._next_round, context=self._context)
 
     def _next_round(self) -> None:
+        if self._still:
+            self._still = False
+            self._loop.call_later(SLICE, self._next_round, context=self._context)
+            return
         self._fresh, self.ends = True, 0.0
         self._next()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 from collections.abc import Callable
 from itertools import islice
 from typing import Any, Final
@@ -36,6 +37,9 @@ _log: Final = logging.getLogger("runcrew")
 
 #: Nobody is there, and so many times in a row all openings have failed: it is not to be expected that one will succeed.
 HOPELESS: Final = 3
+
+#: As many as anybody wants.
+UNLIMITED: Final = sys.maxsize
 
 #: Who has no resource that anybody could use.
 _WITHOUT: Final = (OPENING, CLOSING, GONE)
@@ -145,8 +149,9 @@ class Group:
 
     @property
     def places(self) -> int:
-        """How many there may be now: abandoned ones that are not to be replaced hold theirs."""
-        return self.most - max(0, self.abandoned - self._max_abandoned)
+        """How many there may be now: abandoned ones that are not to be replaced hold theirs, or one of the target's."""
+        not_replaced = max(0, self.abandoned - self._max_abandoned)
+        return (self.target if not_replaced and self.most == UNLIMITED else self.most) - not_replaced
 
     @property
     def busy(self) -> int:
