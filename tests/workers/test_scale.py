@@ -322,11 +322,11 @@ def test_where_nothing_ends_one_is_added_at_a_time() -> None:
 def test_a_throughput_of_long_ago_says_nothing() -> None:
     """What ended before the window does not tell how fast the workers are at what they do now."""
     scaling = Scaling(Scale(), 1, 1000)
-    scaling.decide(Load(0.0, 1, 1.0, 0, 0, 0, 0.0))
-    scaling.decide(Load(1.0, 1, 1.0, 1000, 1000, 0, 0.0))
+    scaling.decide(Load(0.0, 4, 4.0, 0, 0, 0, 0.0))
+    scaling.decide(Load(1.0, 4, 4.0, 1000, 1000, 0, 0.0))
     for at in range(2, 300):
-        scaling.decide(Load(float(at), 1, 1.0, 1000, 1000, 0, 0.0))
-    assert 2 == scaling.decide(Load(300.0, 1, 1.0, 1000, 1100, 99, 5.0)).after
+        scaling.decide(Load(float(at), 4, 4.0, 1000, 1000, 0, 0.0))
+    assert 5 == scaling.decide(Load(300.0, 4, 4.0, 1000, 1100, 99, 5.0)).after
 
 
 @pytest.mark.parity("T5.42", "T5.44")
