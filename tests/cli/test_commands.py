@@ -164,6 +164,62 @@ def test_check_prints_queues(invoke: Invoke, tmp_path: Path) -> None:
     ] == invoke("check", f"{tmp_path / 'queues.py'}:crew").stdout.splitlines()
 
 
+POOLS = """
+import runcrew as rc
+
+crew = rc.Crew("shop", timeout="1m")
+async def consume(): ...
+def write(conn): ...
+def connection():
+    yield 1
+async def factory():
+    return consume
+
+crew.pool("bare", consume)
+crew.pool(
+    "consumers", consume, min=2, max=20, initial=3, scale=rc.Scale(), timeout=None, depends_on=["bare"],
+    middleware=[rc.Counter(), rc.per_worker(lambda: rc.Pace(every="1s"))],
+    retry=rc.Retry(OSError, retries=1, backoff=rc.Constant("2s")),
+)
+crew.pool("writers", write, resource=connection, timeout="2s", stop_on_error=True, on_failure="restart")
+crew.pool("own", job_factory=factory, min=1, max=4, timeout=None)
+crew.queue("db", max_workers=8, scale=rc.Scale(), timeout=None)
+"""
+
+
+def test_check_prints_pools(invoke: Invoke, tmp_path: Path) -> None:
+    """A pool says how many workers it has, between which limits, with what, and what each run goes through."""
+    (tmp_path / "pools.py").write_text(POOLS)
+    assert [
+        "shop  Crew",
+        "├── bare  Pool, 1 worker (0 or more), on failure: stop",
+        "│       timeout 1m",
+        "│       loop",
+        "├── consumers  Pool, 3 workers (2 to 20), scaled by load, on failure: stop, after bare",
+        "│       middleware Counter",
+        "│       middleware per_worker(<lambda>)",
+        "│       retry OSError 1x constant 2s",
+        "│       loop",
+        "├── writers  Pool, 1 worker (0 or more), each with connection, ends at the first failure, on failure: restart",
+        "│       timeout 2s",
+        "│       the threads of its workers",
+        "├── own  Pool, 1 worker (1 to 4), each with a job of its own, on failure: stop",
+        "│       loop, plain ones in the threads of their workers",
+        "└── db  Queue, 1 worker (at most 8), scaled by load, on failure: stop",
+        "        loop, plain ones in the threads of their workers",
+    ] == invoke("check", f"{tmp_path / 'pools.py'}:crew").stdout.splitlines()
+
+
+def test_check_of_a_pool_as_json(invoke: Invoke, tmp_path: Path) -> None:
+    """The same words, as one JSON object."""
+    (tmp_path / "pools.py").write_text(POOLS)
+    found = json.loads(invoke("check", f"{tmp_path / 'pools.py'}:crew", "--json").stdout)
+    assert {
+        "name": "own", "kind": "Pool", "when": "1 worker (1 to 4), each with a job of its own", "depends_on": [],
+        "on_failure": "stop", "chain": ["loop, plain ones in the threads of their workers"],
+    } == found["children"][3]  # fmt: skip
+
+
 def test_check_as_json(invoke: Invoke, tree: None) -> None:
     """The same as one JSON object."""
     found = json.loads(invoke("check", "tree", "--json").stdout)
