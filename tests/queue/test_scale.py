@@ -238,7 +238,7 @@ async def test_the_age_is_that_of_the_one_that_waits_longest() -> None:
         await asyncio.sleep(1)
         queue.submit_nowait(gate)
         await asyncio.sleep(1)
-        queue.submit_nowait(sleeps, 0.0, priority=rc.LOW)
+        low = queue.submit_nowait(sleeps, 0.0, priority=rc.LOW)
         await asyncio.sleep(3)
         queue.submit_nowait(sleeps, 0.0)
         await asyncio.sleep(1)
@@ -247,6 +247,8 @@ async def test_the_age_is_that_of_the_one_that_waits_longest() -> None:
         queue.submit_nowait(sleeps, 0.0, priority=rc.HIGH)
         assert 4 == load(desk).waiting
         assert 10.0 == pytest.approx(load(desk).age)
+        low.cancel()
+        assert 7.0 == pytest.approx(load(desk).age)
         gate.open()
         await failing.outcome()
 
@@ -295,6 +297,18 @@ async def test_a_queue_that_stops_is_not_scaled(stop: str) -> None:
         await asyncio.sleep(2)
         assert 4 == queue.size
         await asyncio.gather(*tickets)
+
+
+@pytest.mark.virtual
+async def test_a_drain_brings_nobody() -> None:
+    """What is left at a stop is done by those that are there, however long it waits."""
+    queue = rc.Queue(workers=1, max_workers=4, scale=QUICK)
+    await queue.start()
+    for _ in range(5):
+        queue.submit_nowait(sleeps, 5.0)
+    report = await queue.stop(60)
+    assert (5, 0) == (report.finished, report.cancelled)
+    assert () == queue.stats().decisions
 
 
 @pytest.mark.virtual
