@@ -168,8 +168,7 @@ class PlainScript(Script):
         if step is None:
             run = rc.current_run()
             with run.idle():
-                run.wait_cancelled()
-            return
+                run.sleep("1000h")
         if step:
             current().block(step)
 
