@@ -12,7 +12,8 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from runcrew.job import Job, Run, Status
+from runcrew.job import Job, Outcome, Run, Status
+from runcrew.pool.place import CycleRun
 from runcrew.pool.tape import Tape
 from runcrew.workers import BUSY, Worker
 
@@ -32,6 +33,8 @@ class Cycle:
         self.floor = floor
         self.worker = worker
         self.job = job
+        #: What it is called with.
+        self.args = floor.args_of(worker)
         #: Reads the time in the cheapest way there is: monotonic seconds.
         self.tick = floor.tick
         #: Whether no other run is to begin.
@@ -55,6 +58,8 @@ class Cycle:
         self.idle = 0
         self._run: Run | None = None
         self._run_key = -1
+        #: The last outcome that was made for a chain; nobody else has made that one.
+        self.outcome: Outcome[Any] | None = None
         #: Ends the pause after a failure.
         self._timer: asyncio.TimerHandle | None = None
         self._then: Callable[[], None] | None = None
@@ -71,21 +76,13 @@ class Cycle:
         key = self.tape.done
         run = self._run
         if run is None or self._run_key != key:
-            run = self._new_run(self.floor.instant(self.since + self.tape.pending))
+            run = CycleRun(self, self.floor.instant(self.since + self.tape.pending))
             self._run, self._run_key = run, key
             if not self.exact:
                 self.exact = True
                 self.tokens.clear()  # the group ends with this run
             if self.why is not None:  # who asks it to end says so first, and then looks at the run
                 self._tell(run)
-        return run
-
-    def _new_run(self, began: float) -> Run:
-        run = Run(self.job, self.floor.args_of(self.worker))
-        run.service, run.cause, run.home = self.floor.name, "loop", self.floor.home
-        run.queued = run.started = began
-        run.worker = self.worker
-        run.on_idle = self.hear_idle
         return run
 
     def made(self) -> Run | None:
@@ -164,6 +161,11 @@ class Cycle:
     def where(self) -> str:
         """Where it is now, as text."""
         raise NotImplementedError
+
+    @property
+    def is_being_cancelled(self) -> bool:
+        """Whether its task has been cancelled, by anybody."""
+        return False
 
     @property
     def goes_on(self) -> bool:

@@ -15,6 +15,7 @@ from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade
 from runcrew.lifecycle.execution import checked_outcome
 from runcrew.lifecycle.tasks import spawn, task_stack
 from runcrew.pool.cycle import Cycle
+from runcrew.pool.place import CycleRun
 from runcrew.pool.tape import BATCH, GROUP, TINY
 from runcrew.workers import Worker
 
@@ -74,6 +75,11 @@ class LoopCycle(Cycle):
             return asyncio.current_task() is not self.task
         except RuntimeError:
             return True
+
+    @property
+    def is_being_cancelled(self) -> bool:
+        """See Cycle."""
+        return self.task.cancelling() > 0
 
     def is_cancelled(self, error: BaseException) -> bool:
         """Whether this is the cancellation of its task: by ourselves, or from outside."""
@@ -218,7 +224,7 @@ class ChainCycle(LoopCycle):
 
     def as_run(self) -> Run:
         """See Cycle. It has been made before it began."""
-        return self._current or self._new_run(self.floor.now())
+        return self._current or CycleRun(self, self.floor.now())
 
     def made(self) -> Run | None:
         """See Cycle."""
@@ -234,43 +240,43 @@ class ChainCycle(LoopCycle):
 
     async def _some(self) -> float:
         """See LoopCycle."""
-        handler, now, add, tape = self._handler, self.floor.now, self.tape.singles.append, self.tape
+        handler, tick, instant, tape = self._handler, self.tick, self.floor.instant, self.tape
         books, turns = self.floor.books, self.floor.turns
-        ended = now()
-        self.since = self.tick()
+        at = self.since = tick()
         while True:
-            run = self._current = self._new_run(ended)
+            run = self._current = CycleRun(self, instant(at))
             enter(run)
             self.running = True
             if books.tells:
                 books.tell_begin(run)
-            outcome = await self._outcome(handler, run)
+            try:
+                outcome = await handler(run)
+                if outcome is not self.outcome:
+                    outcome = checked_outcome(outcome, run)
+            except BaseException as error:
+                outcome = self._fault(run, error)
             self.running = False
             self._current = None
             if outcome.status is _SUCCEEDED and outcome.attempts == 1 and not books.tells:
                 self.in_a_row = 0
-                add(outcome.ended - run.queued)
+                tape.singles.append(outcome.ended - run.queued)
             else:
                 books.count(self)
                 delay = self.floor.run_ended(self, run, outcome)
                 if outcome.status is not _SUCCEEDED:
                     return delay
-            ended = now()
-            at = self.tick()
-            if len(tape.singles) >= turns.most or not self.goes_on or not turns.take(at):
+            at = tick()
+            if self.told or len(tape.singles) >= turns.most or not turns.take(at):
                 if at <= self.since:
                     turns.stands_still()
                 books.count(self)
                 return 0.0
 
-    async def _outcome(self, handler: Handler, run: Run) -> Outcome[Any]:
-        """What the handler returns. Whatever else it does is a fault of a middleware, and the run's failure."""
-        try:
-            return checked_outcome(await handler(run), run)
-        except BaseException as error:
-            if self.thrown_away(error):
-                raise
-            if self.is_cancelled(error):
-                run.ask_to_end(self.why or Status.INTERRUPTED, self.why_text or _OUTSIDE)
-                return run.ended_by_request(self.floor.now())
-            return self.floor.outcome_of(self, run, error, "a policy or middleware failed")
+    def _fault(self, run: Run, error: BaseException) -> Outcome[Any]:
+        """The handler has raised: it was cancelled, or that is a fault of a middleware, and the run's failure."""
+        if self.thrown_away(error):
+            raise error
+        if self.is_cancelled(error):
+            run.ask_to_end(self.why or Status.INTERRUPTED, self.why_text or _OUTSIDE)
+            return run.ended_by_request(self.floor.now())
+        return self.floor.outcome_of(self, run, error, "a policy or middleware failed")

@@ -8,10 +8,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
 from runcrew.abc import Backend, Handler, Middleware
-from runcrew.backends import await_job, call_job, choose, gave_awaitable, is_awaitable
+from runcrew.backends import choose, gave_awaitable, is_awaitable
 from runcrew.durations import Duration
 from runcrew.errors import ConfigError, NotAJob
-from runcrew.job import Job, Outcome, Run
+from runcrew.job import Job, Run
 from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Exponential, Options, Rules, chain, checked, describe
 from runcrew.policies.counter import Counter
@@ -20,10 +20,10 @@ from runcrew.policies.guard import check_plain, guarded, named
 from runcrew.pool.cycle import Cycle
 from runcrew.pool.in_thread import ThreadCycle
 from runcrew.pool.on_loop import BareCycle, ChainCycle
+from runcrew.pool.place import Place
 from runcrew.workers import UNSET, Recipe, Unset, Worker
 from runcrew.workers.group import UNLIMITED
 from runcrew.workers.scale import Scale
-from runcrew.workers.thread_call import ThreadCall
 
 if TYPE_CHECKING:
     from runcrew.pool.floor import Floor
@@ -120,7 +120,12 @@ class Setup:
         self.kept: tuple[Kept, ...] = tuple(takewhile(_is_kept, options.middleware))  # type: ignore[arg-type]
         rest = Options(retry, timeout, deadline, concurrency, None, options.middleware[len(self.kept) :])
         self._limited = timeout is not None
-        self._words = self._in_words(options)
+        recipe = self.recipe
+        self._where = Place(
+            inline=self.inline, tries=recipe is not None and recipe.has_check,
+            in_threads=recipe is not None and not recipe.is_async, said=self._place(),
+        )  # fmt: skip
+        self._words = describe(self.job or Job(_any), self._backend or self._where, options)
         #: The chain that each run goes through; None: there is nothing in it.
         self.handler: Handler | None = None
         plain = rest.only_retry_and_timeout and not rest.retry and rest.timeout is None
@@ -245,11 +250,8 @@ class Setup:
     # --- the chain ----------------------------------------------------------------------------
 
     def _chain(self, options: Options) -> Handler:
-        backend = _Workers(self) if self._backend is None else self._backend
-        return chain(self.job or Job(_any), backend, options, on_retry=_retried, workers=True)
-
-    def _in_words(self, options: Options) -> tuple[str, ...]:
-        return describe(self.job or Job(_any), self._backend or _Words(self._place()), options)
+        where = self._backend or self._where
+        return chain(self.job or Job(_any), where, options, on_retry=_retried, workers=True)
 
     def _place(self) -> str:
         if self.inline or (self.job is not None and self.job.is_async):
@@ -257,41 +259,6 @@ class Setup:
         if self.job is None and not self.only_threads:
             return "loop, plain ones in the threads of their workers"
         return "the threads of its workers"
-
-    async def carry_out(self, run: Run) -> Outcome[Any]:
-        """One attempt, by its worker."""
-        worker: Worker = run.worker
-        recipe, opened = self.recipe, worker.opened
-        tries = recipe is not None and recipe.has_check
-        if tries and recipe is not None and recipe.is_async and opened is not None:
-            await opened.check()
-        if run.job.is_async:
-            return await await_job(run)
-        if self.inline:
-            return call_job(run)
-        return await ThreadCall(
-            run, tries=tries and recipe is not None and not recipe.is_async, left=worker.work.floor.left_alone
-        ).result()
-
-
-class _Workers:
-    """A pool's own workers as the place where a run happens."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.handle = setup.carry_out
-
-
-class _Words:
-    """What is said of that place."""
-
-    def __init__(self, said: str) -> None:
-        self._said = said
-
-    async def handle(self, run: Run, /) -> Outcome[Any]:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return self._said
 
 
 def _inline(name: str, call: Callable[[], object]) -> Callable[[], Awaitable[object]]:
