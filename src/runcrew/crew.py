@@ -82,7 +82,7 @@ class Crew(Supervisor):
         loop_block: Duration | None = "500ms",
     ) -> None:
         """timeout, deadline, backend: for every job that does not say it itself; a job says `timeout=None` for none.
-        middleware: around every job; a job's own goes inside. (What of these holds for queues and pools: see `queue` and `pool`.)
+        middleware: around every job; a job's own goes inside. (For queues and pools see `queue` and `pool`.)
 
         loop_block: a call that keeps the event loop busy for longer than this is reported with its job's
             name and stack, in the log and as `events.LoopBlocked`; None: no watching.

@@ -395,6 +395,23 @@ async def test_a_pool_that_fails_for_good_is_a_failed_child(on_failure: Any, liv
 
 
 @pytest.mark.virtual
+@pytest.mark.parametrize("end", [OSError, rc.Done])
+async def test_a_pool_that_has_ended_wakes_nobody_up(end: type[Exception]) -> None:
+    """While the others go on, nothing of it is left on the loop: time goes from one of their timers to the next."""
+
+    async def job() -> None:
+        await asyncio.sleep(1)
+        raise end
+
+    crew = rc.Crew(keep_open=True)
+    crew.pool("pool", job, initial=2, stop_on_error=True, on_failure="isolate")
+    await crew.start()
+    await asyncio.sleep(5)
+    assert [] == [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    await crew.kill()
+
+
+@pytest.mark.virtual
 async def test_a_restarted_pool_is_a_new_life() -> None:
     """It has as many workers as at first, whatever was asked for since, and counts from nothing."""
     crew = rc.Crew(backoff=rc.Constant("1s"))
