@@ -76,6 +76,8 @@ class Books:
             self._take(cycle)
 
     def _take(self, cycle: Cycle) -> None:
+        if cycle.given_up:
+            cycle.tape.forget()
         counted = cycle.tape.counted()
         if counted is None:
             return
@@ -100,10 +102,7 @@ class Books:
         """The same for one in a thread, which has no run under way just now."""
         with self._lock:
             cycle.running = False
-            if cycle.given_up:
-                cycle.tape.forget()
-            else:
-                self._take(cycle)
+            self._take(cycle)
 
     def give_up(self, cycle: Cycle) -> bool:
         """Nobody waits for the run under way any more: whether there is one. It has been interrupted then."""

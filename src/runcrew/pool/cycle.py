@@ -54,10 +54,14 @@ class Cycle:
         self.given_up = False
         #: How many runs have failed in a row.
         self.in_a_row = 0
-        #: Whether the run under way waits for something to do; and what that run is, where somebody has looked.
+        #: In how many places the run under way says that it waits for something to do; and what that run is, where
+        #: somebody has looked.
         self.idle = 0
         self._run: Run | None = None
         self._run_key = -1
+        #: How many reasons there are why it has nothing to do; and whether its time counts no more. (For Occupancy.)
+        self.waits = 0
+        self.is_over = False
         #: The last outcome that was made for a chain; nobody else has made that one.
         self.outcome: Outcome[Any] | None = None
         #: Ends the pause after a failure.
@@ -96,18 +100,16 @@ class Cycle:
 
     def hear_idle(self, waits: bool) -> None:
         """The job waits for something to do, or goes on. In whatever thread it is."""
-        if waits:
-            self.idle += 1
-            if self.idle == 1:
-                self.floor.occupancy.idle(1)
-            if self.told and not self.floor.keeps_idle:
-                self.hear_idle(False)
-                self.ask(Status.INTERRUPTED, _IDLE)
-                raise asyncio.CancelledError(_IDLE)
-        else:
+        if not waits:
             self.idle -= 1
-            if self.idle == 0 and not self.given_up:
-                self.floor.occupancy.idle(-1)
+            self.floor.occupancy.waits(self, -1)
+            return
+        self.idle += 1
+        self.floor.occupancy.waits(self, 1)
+        if self.told and not self.floor.keeps_idle:
+            self.hear_idle(False)
+            self.ask(Status.INTERRUPTED, _IDLE)
+            raise asyncio.CancelledError(_IDLE)
 
     def look_up(self) -> None:
         """Have it look at what has changed, after the run that is under way."""
@@ -177,14 +179,14 @@ class Cycle:
     def pause(self, delay: float, then: Callable[[], None]) -> None:
         """Wait after a failure, and then go on; at once, if it is told to leave."""
         self._then = then
-        self.floor.occupancy.idle(1)
+        self.floor.occupancy.waits(self, 1)
         self._timer = self.floor.later(delay, self.end_pause)
 
     def end_pause(self) -> None:
         """Go on now. Without effect where there is no pause."""
         then, self._then = self._then, None
         if then is not None:
-            self.floor.occupancy.idle(-1)
+            self.floor.occupancy.waits(self, -1)
             if self._timer is not None:
                 self._timer.cancel()
             then()

@@ -98,8 +98,8 @@ class Floor:
 
     def worker_free(self, worker: Worker) -> None:
         """See Door. It begins, and is never free again."""
-        if self._held or not self.open:
-            return
+        if self._held or self._teardown.begun or not self.open:
+            return  # what is begun on a loop that goes down is lost
         del self.group.free[worker]
         worker.state = BUSY
         try:
@@ -109,7 +109,7 @@ class Floor:
             self.home.fail(error)
             return
         worker.work = self._cycles[worker] = cycle
-        self.occupancy.here(1)
+        self.occupancy.enter(cycle)
         cycle.begin()
 
     def worker_leaves(self, worker: Worker) -> None:
@@ -158,7 +158,7 @@ class Floor:
             return
         self.books.count(cycle)
         del self._cycles[worker]
-        self.occupancy.here(-1)
+        self.occupancy.leave(cycle)
         worker.work = worker.task = None
         if outside and worker.state is BUSY:
             # Mostly that is the loop on its way down, where nothing is to be begun any more.
@@ -168,7 +168,7 @@ class Floor:
 
     def _again(self, worker: Worker) -> None:
         """The loop goes on: so does the worker."""
-        if worker.state is BUSY and worker.work is None and not self._held:
+        if worker.state is BUSY and worker.work is None:
             worker.state = FREE
             self.group.free[worker] = None
             self.worker_free(worker)
@@ -226,9 +226,7 @@ class Floor:
     def given_up(self, cycle: Cycle) -> None:
         """Nobody waits for this cycle any more."""
         if self._cycles.pop(cycle.worker, None) is not None:
-            self.occupancy.here(-1)
-            if cycle.idle:
-                self.occupancy.idle(-1)
+            self.occupancy.leave(cycle)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -275,6 +273,7 @@ class Floor:
             if worker.state is FREE:
                 self.worker_free(worker)
         self.group.settle()
+        self.home.workers_gone(self)
 
     @property
     def going_down(self) -> bool:

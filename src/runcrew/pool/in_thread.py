@@ -33,10 +33,13 @@ class ThreadCycle(Cycle):
         self._heard: tuple[Run, Outcome[Any]] | None = None
         #: Whether it comes back after each run, since somebody wants to hear of it.
         self._single = False
+        self._told_at = 0
         #: Whether the last runs were over at once.
         self._tiny = False
-        #: Whether time stands still while runs end: it is virtual. Then the loop is to let some of it pass.
+        #: Whether time stands still while runs end: it is virtual. Then the loop is to let some of it pass. And how
+        #: many runs had ended when it last passed.
         self._still = False
+        self._moved = 0
         self._thread: OwnThread | None = None
 
     def begin(self) -> None:
@@ -47,7 +50,7 @@ class ThreadCycle(Cycle):
         self._heard = None
         self._single = self.floor.books.tells
         if self._single:
-            self.since = self.tick()
+            self.since, self._told_at = self.tick(), self.tape.done
             self.floor.books.tell_begin(self.as_run())
         try:
             self._thread = self.floor.group.thread_of(self.worker)
@@ -166,10 +169,16 @@ class ThreadCycle(Cycle):
             if outcome.status is Status.FAILED and error is not None:
                 outcome = self.floor.outcome_of(self, run, error)
             delay = self.floor.run_ended(self, run, outcome)
-        elif self._single and (told := self._run) is not None:
+        elif self._single and (told := self._run) is not None and self.tape.done == self._told_at:
+            # It was told to leave before the thread came to it.
+            told.ask_to_end(Status.INTERRUPTED, "its worker was to leave, and it had not begun")
+            self.floor.run_ended(self, told, told.ended_by_request(self.floor.now()))
+        elif self._single and told is not None:
             self.floor.books.tell_end(told, told.finished(Status.SUCCEEDED, self.floor.now()))
-        elif self._still and self.goes_on:
-            self.floor.later(SLICE, self.begin)
+        if self.tick() > self.since:
+            self._moved = self.tape.done
+        elif self.tape.done - self._moved >= FEW and self.goes_on and not delay:
+            self.floor.later(SLICE, self.begin)  # see `Turns.stands_still`
             return
         self._go_on(delay)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runcrew.pool.cycle import Cycle
 
 
 class Occupancy:
@@ -17,17 +21,28 @@ class Occupancy:
         self._since = now()
         self._present = self._idle = 0.0
 
-    def here(self, change: int) -> None:
-        """So many more cycles are there, from now on."""
+    def enter(self, cycle: Cycle) -> None:
+        """It is there from now on."""
         with self._lock:
             self._pass()
-            self._there += change
+            self._there += 1
 
-    def idle(self, change: int) -> None:
-        """So many more of them have nothing to do, from now on."""
+    def leave(self, cycle: Cycle) -> None:
+        """It is gone, or nobody waits for it any more. It may still be told of, by a thread that was left alone."""
         with self._lock:
             self._pass()
-            self.idle_now += change
+            self._there -= 1
+            if cycle.waits:
+                self.idle_now -= 1
+            cycle.is_over = True
+
+    def waits(self, cycle: Cycle, change: int) -> None:
+        """It has one reason more, or less, to have nothing to do."""
+        with self._lock:
+            before, cycle.waits = cycle.waits, cycle.waits + change
+            if not cycle.is_over and bool(before) is not bool(cycle.waits):
+                self._pass()
+                self.idle_now += change
 
     def sums(self) -> tuple[float, float]:
         """For how many seconds, over all workers, they were at work; and had nothing to do."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade
 from runcrew.lifecycle.execution import checked_outcome
-from runcrew.lifecycle.tasks import spawn, task_stack
+from runcrew.lifecycle.tasks import spawn, task_stack, thread_stack
 from runcrew.pool.cycle import Cycle
 from runcrew.pool.place import CycleRun
 from runcrew.pool.tape import BATCH, GROUP, TINY
@@ -43,13 +43,20 @@ class LoopCycle(Cycle):
 
     async def _live(self) -> None:
         """Run after run, as long as it goes on."""
-        turns, task = self.floor.turns, self.task
+        turns, task, still = self.floor.turns, self.task, 0
         enter_unmade(self)
         # What has been cancelled from outside goes no further, even where the job took no notice of it.
         while self.goes_on and not task.cancelling():
             if not turns.take(self.tick()):
                 await turns.wait()
+                if not self.goes_on:
+                    return
+            began = self.tick()
             delay = await self._some()
+            if self.tick() > began:
+                still = self.tape.done
+            elif self.tape.done - still >= turns.most:
+                turns.stands_still()
             if delay and self.goes_on:
                 over: asyncio.Future[None] = self.floor.loop.create_future()
                 self.pause(delay, lambda over=over: over.done() or over.set_result(None))  # type: ignore[misc]
@@ -149,8 +156,6 @@ class BareCycle(LoopCycle):
                     break
                 ends = turns.ends
             began = ended
-        if ended <= first:
-            turns.stands_still()
         self._tiny = self.tape.is_tiny(ended - first)
 
     async def _in_groups(self) -> None:
@@ -230,6 +235,16 @@ class ChainCycle(LoopCycle):
         """See Cycle."""
         return self._current
 
+    def where(self) -> str:
+        """See Cycle."""
+        run = self._current
+        return thread_stack(run.thread) if run is not None and run.in_thread else super().where()
+
+    def _cancel(self) -> None:
+        run = self._current
+        if run is None or not run.in_thread:  # a thread has been told, and may heed that in its own time
+            super()._cancel()
+
     def leave(self) -> None:
         """See Cycle. One that waits for its turn, or between two attempts, ends now."""
         if (run := self._current) is not None:
@@ -267,8 +282,6 @@ class ChainCycle(LoopCycle):
                     return delay
             at = tick()
             if self.told or len(tape.singles) >= turns.most or not turns.take(at):
-                if at <= self.since:
-                    turns.stands_still()
                 books.count(self)
                 return 0.0
 

@@ -79,13 +79,11 @@ class PoolService(BaseService):
 
     def workers_gone(self, floor: Floor) -> None:
         """Nobody is left."""
-        if floor is not self.floor or floor.open or not floor.is_empty:
+        if floor is not self.floor or floor.open or not floor.is_empty or not self._state.alive:
             return
         if floor.going_down and self._state is not State.STOPPING:
-            # It ended by itself, on a loop that goes down: what comes at the end would be begun in vain.
-            unless_torn_down(self.workers_gone, floor)
-        else:
-            self._work_ended()
+            return  # it ended by itself, on a loop that goes down; if that goes on after all, this is asked again
+        self._work_ended()
 
     def finish(self, *, tree: bool) -> None:
         """A job has said that there is no more to do, for this pool or for the whole tree."""

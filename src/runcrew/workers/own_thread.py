@@ -233,8 +233,8 @@ class OwnThread:
 
     def _held_up(self, waiting: Sequence[int]) -> int:
         """How many pieces wait behind one that waits for virtual time."""
-        if self._flight is None or self.ident not in waiting:
-            return 0
+        if self._flight is None or not self.alive or self.ident not in waiting:
+            return 0  # the ident of a thread that is gone may be another one's by now
         return max(0, self._flight.holding - 1)
 
     def _after_fork(self) -> None:

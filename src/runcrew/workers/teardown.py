@@ -65,7 +65,7 @@ class Teardown:
     @property
     def begun(self) -> bool:
         """Whether somebody has cancelled all tasks, and not all of them have ended."""
-        return self._canary.cancelling() > 0
+        return not self._over and self._canary.cancelling() > 0
 
     def end(self) -> None:
         """This life is over: the loop may do what it wants."""
