@@ -159,6 +159,47 @@ async def test_workers_pause_each_by_itself() -> None:
         assert [float(at) for at in range(31)] == good.times
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+@pytest.mark.virtual
+async def test_without_a_backoff_there_is_no_pause(plain: bool) -> None:
+    """With backoff=None failures follow one another at once, and other tasks have their turns all the same."""
+
+    async def fails() -> None:
+        raise OSError("always")
+
+    def fails_plainly() -> None:
+        raise OSError("always")
+
+    async with rc.Pool(fails_plainly if plain else fails, backoff=None) as pool:
+        failed = 0
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            assert failed < pool.stats().runs.failed
+            failed = pool.stats().runs.failed
+        assert 0 == pool.stats().idle
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+@pytest.mark.parametrize("options", [{}, {"deadline": "1h"}], ids=["bare", "chain"])
+@pytest.mark.virtual
+async def test_failures_and_successes_in_turn_leave_the_loop_to_others(plain: bool, options: dict[str, Any]) -> None:
+    """Failures that never come twice in a row are followed at once, and other tasks have their turns all the same."""
+    turns = itertools.count()
+
+    def every_other() -> None:
+        if next(turns) % 2:
+            raise OSError("now and then")
+
+    async def every_other_async() -> None:
+        every_other()
+
+    async with rc.Pool(every_other if plain else every_other_async, **options) as pool:
+        await asyncio.sleep(0.01)
+        runs = pool.stats().runs
+        assert 0 < runs.succeeded
+        assert runs.failed <= runs.succeeded <= runs.failed + 1
+
+
 @pytest.mark.virtual
 async def test_a_backoff_of_ones_own_that_is_broken_is_no_end(caplog: pytest.LogCaptureFixture) -> None:
     """One that raises is logged, and its worker pauses for a while all the same."""

@@ -177,7 +177,7 @@ async def test_what_an_abandoned_thread_does_later_counts_no_more() -> None:
     assert (runs, None, rc.State.STOPPED) == (pool.stats().runs, pool.error, pool.state)
 
 
-@pytest.mark.parametrize("most", [1])
+@pytest.mark.parametrize("most", [1, None])
 @pytest.mark.virtual
 async def test_a_timed_out_thread_is_abandoned_and_its_worker_replaced(most: int | None) -> None:
     """A plain job past its timeout is left with its thread, and another worker comes; so often, and no more often."""
