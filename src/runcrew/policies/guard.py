@@ -20,6 +20,13 @@ def check_plain(fn: Any, what: str, takes: str) -> None:
         raise ConfigError(f"{what}: {fn!r} is async, and this is asked between two steps: give a plain function")
 
 
+def count(given: object, name: str, least: int) -> int:
+    """A whole number of at least `least`. Raises ConfigError otherwise."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise ConfigError(f"{name}: {given!r} is not a whole number of at least {least}")
+    return given
+
+
 def is_listed(given: object) -> TypeGuard[Sequence[Any]]:
     """Whether several things are given: in a list or a tuple."""
     return isinstance(given, tuple | list)

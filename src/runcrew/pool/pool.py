@@ -10,8 +10,9 @@ from runcrew.durations import Duration
 from runcrew.errors import AtMax, AtMin, ConfigError
 from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Rules
+from runcrew.policies.guard import count
 from runcrew.pool.service import PoolService
-from runcrew.pool.setup import BACKOFF, RESOURCE_BACKOFF, PoolOptions, Setup, count
+from runcrew.pool.setup import BACKOFF, RESOURCE_BACKOFF, PoolOptions, Setup
 from runcrew.workers import UNSET, Change, Unset
 from runcrew.workers.resource import Closes, FromAsync, FromAsyncGenerator, FromCall, FromGenerator, FromIterator
 from runcrew.workers.scale import Scale

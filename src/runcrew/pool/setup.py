@@ -16,13 +16,14 @@ from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Exponential, Options, Rules, chain, checked, describe
 from runcrew.policies.counter import Counter
 from runcrew.policies.elapsed import Elapsed
-from runcrew.policies.guard import check_plain, guarded, named
+from runcrew.policies.guard import check_plain, count, guarded, named
 from runcrew.pool.cycle import Cycle
 from runcrew.pool.in_thread import ThreadCycle
 from runcrew.pool.on_loop import BareCycle, ChainCycle
 from runcrew.pool.place import Place
 from runcrew.workers import UNSET, Recipe, Unset, Worker
 from runcrew.workers.group import UNLIMITED
+from runcrew.workers.resource import check_fit
 from runcrew.workers.scale import Scale
 
 if TYPE_CHECKING:
@@ -201,16 +202,7 @@ class Setup:
         if not self.gives_resource or self.threadsafe or recipe is None:
             return
         in_thread = not job.is_async and not self.inline and self._backend is None
-        if in_thread and recipe.is_async:
-            raise NotAJob(
-                f"{job.name} is plain and would run in a thread, with the resource of {recipe.name}, "
-                "which lives on the event loop: write it with `async def`, or say threadsafe=True"
-            )
-        if not in_thread and not recipe.is_async:
-            raise NotAJob(
-                f"{job.name} would run on the event loop, with the resource of {recipe.name}, which lives in a "
-                "thread: write it with `def`, or say threadsafe=True if it may be used on the loop too"
-            )
+        check_fit(recipe, job.name, is_async=job.is_async, in_thread=in_thread)
 
     def _job_of(self, job: Callable[..., Any] | None, factory: Callable[[], Any] | None) -> Job | None:
         if job is None and factory is None:
@@ -308,13 +300,6 @@ def _from_factory(factory: Callable[[], Any]) -> Recipe[Any]:
             raise NotAJob(f"job_factory: what {named(factory)} gave is no job: {error}") from None
 
     return Recipe(make, destroy=None, check=None, max_idle=None, max_age=None)
-
-
-def count(given: object, name: str, least: int) -> int:
-    """A whole number of at least `least`. Raises ConfigError otherwise."""
-    if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        raise ConfigError(f"{name}: {given!r} is not a whole number of at least {least}")
-    return given
 
 
 def _flag(given: object, name: str) -> bool:

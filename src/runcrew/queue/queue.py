@@ -14,11 +14,12 @@ from runcrew.insight import CollectorContract
 from runcrew.job import Outcome
 from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Dedupe, Rules
+from runcrew.policies.guard import count
 from runcrew.queue import calls
 from runcrew.queue.mapping import mapped
 from runcrew.queue.options import NowOptions, SubmitOptions
 from runcrew.queue.service import QueueService
-from runcrew.queue.setup import BACKOFF, REQUEUE_BACKOFF, NoResource, Overflow, QueueOptions, Setup, count
+from runcrew.queue.setup import BACKOFF, REQUEUE_BACKOFF, NoResource, Overflow, QueueOptions, Setup
 from runcrew.queue.ticket import SUCCEEDED, Ticket
 from runcrew.workers import UNSET, Change, Scale, Unset
 from runcrew.workers.resource import Closes, FromAsync, FromAsyncGenerator, FromCall, FromGenerator, FromIterator

@@ -14,11 +14,12 @@ from runcrew.insight import Collector, CollectorContract, check_collector
 from runcrew.job import Job
 from runcrew.lifecycle import Hooks
 from runcrew.policies import Backoff, Concurrency, Dedupe, Exponential, Options, Rules, checked
-from runcrew.policies.guard import check_plain, named
+from runcrew.policies.guard import check_plain, count, named
 from runcrew.queue.books import Guarded
 from runcrew.queue.options import Terms
 from runcrew.queue.through import compiled
 from runcrew.workers import UNSET, Recipe, Scale, Unset
+from runcrew.workers.resource import check_fit
 
 #: What happens to a ticket for which there is no room.
 Overflow = Literal["wait", "reject", "drop_oldest", "drop_newest"]
@@ -195,16 +196,8 @@ class Setup:
             raise NotAJob(f'{Job(fn).name} is async, and backend="thread" runs plain functions: leave `backend` out')
         if recipe is None or self.threadsafe:
             return
-        if plain and recipe.is_async and not self.inline:
-            raise NotAJob(
-                f"{Job(fn).name} is plain and would run in a thread, with the resource of {recipe.name}, "
-                "which lives on the event loop: write it with `async def`, or say threadsafe=True"
-            )
-        if not plain and not recipe.is_async:
-            raise NotAJob(
-                f"{Job(fn).name} is async and would run on the event loop, with the resource of {recipe.name}, "
-                "which lives in a thread: write it with `def`, or say threadsafe=True if it may be used on the loop too"
-            )
+        if not (plain and self.inline):
+            check_fit(recipe, Job(fn).name, is_async=not plain, in_thread=plain)
 
     def check_timeout(self, fn: Callable[..., Any]) -> None:
         """Raise ConfigError for a timeout around a plain job that is to run inline."""
@@ -230,13 +223,6 @@ def _words(options: Options, backend: Backend | None, inline: bool) -> tuple[str
     else:
         where = "loop, plain ones inline" if inline else "loop, plain ones in the threads of their workers"
     return (*words, where)
-
-
-def count(given: object, name: str, least: int) -> int:
-    """A whole number of at least `least`. Raises ConfigError otherwise."""
-    if isinstance(given, bool) or not isinstance(given, int) or given < least:
-        raise ConfigError(f"{name}: {given!r} is not a whole number of at least {least}")
-    return given
 
 
 def _checked_scale(scale: Scale | None, workers: int, most: int) -> Scale | None:

@@ -7,18 +7,18 @@ worker; nor is the deadline, which also counts while it waits.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
 from runcrew.abc import Backend, Handler
-from runcrew.backends import Turn, await_job, call_job, call_job_in_thread
+from runcrew.backends import await_job, call_job
 from runcrew.job import Job, Outcome, Run, Status
 from runcrew.lifecycle.execution import checked_outcome
 from runcrew.policies import Options, chain
 from runcrew.policies.timeout import in_time, timed_out
 from runcrew.queue.ticket import Ticket
 from runcrew.workers import Unfit, Worker
+from runcrew.workers.thread_call import ThreadCall
 
 if TYPE_CHECKING:
     from runcrew.queue.desk import Desk
@@ -102,61 +102,10 @@ class _Workers:
             return await await_job(run)
         if self._inline:
             return call_job(run)
-        return await _Call(run).result()
-
-
-class _Call:
-    """One attempt in the thread of its worker."""
-
-    def __init__(self, run: Any) -> None:
-        self._run: Run = run
-        self._worker: Worker = run.worker
-        self._desk: Desk = run.desk
-        self._turn = Turn(_nothing)
-        self._outcome: Outcome[Any] | None = None
-        self._error: BaseException | None = None
-        self._context = contextvars.copy_context()
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def result(self) -> Outcome[Any]:
-        run, worker = self._run, self._worker
-        thread = worker.group.thread_of(worker)
-        thread.hand([self])
-        try:
-            await self._over
-        except BaseException:
-            if self._turn.give_up():
-                self._desk.carrier.threads.left_alone(worker, run, thread)
-                thread.abandon(self)
-                worker.group.abandon(worker)
-            run.tell()
-            raise
-        finally:
-            run.in_thread, run.thread = False, None
-        if self._error is not None:
-            raise self._error
-        return run.ended_by_request(clock.current().now()) if self._outcome is None else self._outcome
-
-    def do(self) -> None:
-        """In the thread."""
-        try:
-            self._outcome = self._context.run(self._in_thread)
-        except BaseException as error:
-            self._error = error
-
-    def _in_thread(self) -> Outcome[Any] | None:
-        recipe, opened = self._desk.setup.recipe, self._worker.opened
-        if recipe is not None and recipe.has_check and not recipe.is_async and opened is not None:
-            opened.check_plain()
-        return call_job_in_thread(self._run, self._turn)
-
-    def _hand_back(self) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
-
-
-def _nothing(turn: Turn) -> None:
-    """Who gave the attempt up hears of its end when it is handed back."""
+        desk: Desk = getattr(run, "desk")  # noqa: B009 - where `through` has put it
+        recipe = desk.setup.recipe
+        tries = recipe is not None and recipe.has_check and not recipe.is_async
+        return await ThreadCall(run, tries=tries, left=desk.carrier.threads.left_alone).result()
 
 
 def _any() -> None:

@@ -197,6 +197,21 @@ class Recipe(Generic[R]):
             )
 
 
+def check_fit(recipe: Recipe[Any], job: str, *, is_async: bool, in_thread: bool) -> None:
+    """Raise NotAJob where a job would not run where its resource lives."""
+    if in_thread and recipe.is_async:
+        raise NotAJob(
+            f"{job} is plain and would run in a thread, with the resource of {recipe.name}, "
+            "which lives on the event loop: write it with `async def`, or say threadsafe=True"
+        )
+    if not in_thread and not recipe.is_async:
+        raise NotAJob(
+            f"{job} {'is async and ' if is_async else ''}would run on the event loop, with the resource of "
+            f"{recipe.name}, which lives in a thread: write it with `def`, or say threadsafe=True if it may be used on "
+            "the loop too"
+        )
+
+
 class Opened(Generic[R]):
     """A resource that was made, until it is closed."""
 
