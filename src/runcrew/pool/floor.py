@@ -105,8 +105,8 @@ class Floor:
         try:
             cycle = self.setup.cycle(self, worker)
         except ConfigError as error:  # what the factory gave is no job that could be run here
-            self.group.released(worker)
             self.home.fail(error)
+            self.group.released(worker)
             return
         worker.work = self._cycles[worker] = cycle
         self.occupancy.enter(cycle)

@@ -182,6 +182,8 @@ class Scaling:
         self._fresh = Average()
         #: When a run ended since then; None: none has.
         self._ended: float | None = None
+        #: Since when all looks have found the workers without a pause, and how many runs had ended then.
+        self._full_since: tuple[float, int] | None = None
         self._peak = Peak(scale.hold)
         #: When workers went; None: none have.
         self._went: float | None = None
@@ -219,6 +221,10 @@ class Scaling:
             self._fresh.add(max(0.0, load.busy), self._weight(load.at - last.at))
             if load.ended > last.ended:
                 self._ended = load.at
+            if load.busy < self._full * load.workers:
+                self._full_since = None
+            elif self._full_since is None:
+                self._full_since = last.at, last.ended
         if last is None or not load.at - last.at >= _INSTANT:
             self._last = load if last is None else last
             return False
@@ -240,7 +246,7 @@ class Scaling:
         self._workers = workers
         self._since, self._not_before = at, at + rest
         self._fresh = Average()
-        self._ended = None
+        self._ended = self._full_since = None
 
     def _inputs(self, load: Load, sound: bool) -> Inputs:
         arrival = None if load.arrived is None else self._arrival.value
@@ -293,10 +299,19 @@ class Scaling:
             return None
         # Only since there are so many workers: an average over fewer and more of them would lag behind.
         busy = self._fresh.value
+        if self._is_full(load):
+            busy = max(busy, load.busy)  # after a quiet time, the average would be slow to see that
         if busy < self._full * workers:
             return None
         want = max(_ceil(busy / scale.utilisation), workers + 1)
         return want, f"workers are at work for {min(1.0, busy / workers):.0%} of their time"
+
+    def _is_full(self, load: Load) -> bool:
+        """Whether the workers have had no pause for some time, in which one run came after another."""
+        if self._full_since is None:
+            return False
+        since, ended = self._full_since
+        return load.at - since >= 2 * self._scale.wait and load.ended - ended >= 2
 
     # --- fewer --------------------------------------------------------------------------
 
