@@ -143,7 +143,7 @@ class BareCycle(LoopCycle):
     async def _one_by_one(self) -> None:
         """Runs, each timed by itself."""
         call, tick, add, turns = self._call, self.tick, self.tape.singles.append, self.floor.turns
-        if not self.tokens:
+        if len(self.tokens) != turns.most:
             self.tokens = _MANY[: turns.most]
         ends = turns.ends
         first = began = ended = self.since = tick()
