@@ -8,7 +8,6 @@ did are only timed, on its tape, and counted many at a time.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -190,7 +189,3 @@ class Cycle:
             if self._timer is not None:
                 self._timer.cancel()
             then()
-
-    def context(self) -> contextvars.Context:
-        """In which the job runs: one for all of its runs by this worker."""
-        return self.worker.context or self.floor.home.work_context()

@@ -17,6 +17,7 @@ from runcrew.policies.elapsed import Elapsed
 from runcrew.policies.guard import guarded
 from runcrew.pool.books import Books
 from runcrew.pool.cycle import Cycle
+from runcrew.pool.in_thread import ThreadCycle
 from runcrew.pool.occupancy import Occupancy
 from runcrew.pool.turns import Turns
 from runcrew.workers import BUSY, FREE, Group, OwnThread, Unfit, Worker
@@ -120,8 +121,11 @@ class Floor:
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
         said = "the resource of its worker is lost" if worker.faulty else "its worker was told to leave at once"
-        if worker.work is not None:
-            worker.work.cut(Status.INTERRUPTED, said)
+        cycle = worker.work
+        if cycle is not None:
+            cycle.cut(Status.INTERRUPTED, said)
+            if isinstance(cycle, ThreadCycle) and worker.thread is None:
+                cycle.lost()
 
     def worker_gone(self, worker: Worker) -> None:
         """See Door."""

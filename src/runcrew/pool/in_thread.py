@@ -19,6 +19,9 @@ from runcrew.workers import OwnThread, Worker
 if TYPE_CHECKING:
     from runcrew.pool.floor import Floor
 
+#: How long to wait where the system refuses to start a thread, at least. In seconds.
+_NO_THREAD: Final = 0.1
+
 _GROUP: Final = [*range(1, GROUP + 1)]
 
 
@@ -28,7 +31,8 @@ class ThreadCycle(Cycle):
     def __init__(self, floor: Floor, worker: Worker, job: Job, call: Callable[[], object]) -> None:
         super().__init__(floor, worker, job)
         self._call = call
-        self._in = self.context()
+        # One context for all runs by this worker, and that in which its resource was made: what is set there stays.
+        self._in = worker.context or floor.home.work_context()
         #: What came of the last run, where that is for the loop to hear.
         self._heard: tuple[Run, Outcome[Any]] | None = None
         #: Whether it comes back after each run, since somebody wants to hear of it.
@@ -57,7 +61,8 @@ class ThreadCycle(Cycle):
             self._thread.hand([self])
         except NoThread as error:
             run = self.as_run()
-            self._go_on(self.floor.run_ended(self, run, run.finished(Status.FAILED, self.floor.now(), error=error)))
+            delay = self.floor.run_ended(self, run, run.finished(Status.FAILED, self.floor.now(), error=error))
+            self._go_on(max(delay, _NO_THREAD))
 
     def _go_on(self, delay: float) -> None:
         if self.goes_on and delay:
@@ -194,6 +199,13 @@ class ThreadCycle(Cycle):
         thread.abandon(self)
         worker.work = None
         self.floor.group.abandon(worker)
+
+    def lost(self) -> None:
+        """Its thread has died of something: nothing comes back."""
+        self.floor.books.give_up(self)
+        self.given_up = True
+        self.floor.given_up(self)
+        self.floor.ended(self)
 
     def where(self) -> str:
         """See Cycle."""

@@ -38,7 +38,9 @@ class LoopCycle(Cycle):
 
     def begin(self) -> None:
         """See Cycle."""
-        self.task = self.worker.task = spawn(self._live(), f"{self.floor.name}-{self.worker.number}", self.context())
+        # One context for all runs by this worker: what a job sets there stays.
+        context = self.floor.home.work_context()
+        self.task = self.worker.task = spawn(self._live(), f"{self.floor.name}-{self.worker.number}", context)
         self.task.add_done_callback(self._over, context=self.floor.context)
 
     async def _live(self) -> None:
@@ -91,6 +93,15 @@ class LoopCycle(Cycle):
     def is_cancelled(self, error: BaseException) -> bool:
         """Whether this is the cancellation of its task: by ourselves, or from outside."""
         return isinstance(error, asyncio.CancelledError) and (self.why is not None or self.task.cancelling() > 0)
+
+    def cut_short(self, run: Run, error: BaseException) -> Outcome[Any]:
+        """What a run comes to whose task was cancelled. Only what we ask for ourselves, or a loop on its way down, is
+        no failure."""
+        now = self.floor.now()
+        if self.why is None and not self.floor.going_down:
+            return run.finished(Status.FAILED, now, error=error, reason=_OUTSIDE)
+        run.ask_to_end(self.why or Status.INTERRUPTED, self.why_text or "its event loop is going down without a stop")
+        return run.ended_by_request(now)
 
     def _cancel(self) -> None:
         self.task.cancel()
@@ -209,11 +220,10 @@ class BareCycle(LoopCycle):
         """The last one did not succeed."""
         trace = error.__traceback__
         error = error.with_traceback(None if trace is None else trace.tb_next)  # it begins in the user's code
-        run, now = self.as_run(), self.floor.now()
+        run = self.as_run()
         if not self.is_cancelled(error):
             return self.floor.run_ended(self, run, self.floor.outcome_of(self, run, error))
-        run.ask_to_end(self.why or Status.INTERRUPTED, self.why_text or _OUTSIDE)
-        self.floor.run_ended(self, run, run.ended_by_request(now))
+        self.floor.run_ended(self, run, self.cut_short(run, error))
         if self.why is None:
             raise error
         return 0.0
@@ -274,7 +284,7 @@ class ChainCycle(LoopCycle):
             self._current = None
             if outcome.status is _SUCCEEDED and outcome.attempts == 1 and not books.tells:
                 self.in_a_row = 0
-                tape.singles.append(outcome.ended - run.queued)
+                tape.singles.append(max(0.0, outcome.ended - run.queued))
             else:
                 books.count(self)
                 delay = self.floor.run_ended(self, run, outcome)
@@ -290,6 +300,5 @@ class ChainCycle(LoopCycle):
         if self.thrown_away(error):
             raise error
         if self.is_cancelled(error):
-            run.ask_to_end(self.why or Status.INTERRUPTED, self.why_text or _OUTSIDE)
-            return run.ended_by_request(self.floor.now())
+            return self.cut_short(run, error)
         return self.floor.outcome_of(self, run, error, "a policy or middleware failed")
