@@ -26,7 +26,7 @@ async def seen(condition: Callable[[], object], within: float = 1000.0) -> None:
     """Wait until it is so, which has to come in that time."""
     async with asyncio.timeout(within):
         while not condition():
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
 
 
 class Busy:
