@@ -45,7 +45,8 @@ class Floor:
         self.context = context
         self.now = clock.current().reader()
         self.tick = clock.current().ticker()
-        self._anchor = self.now() - self.tick()
+        #: What has to be added to a tick to make it seconds since the epoch.
+        self.anchor = self.now() - self.tick()
         #: Whether it goes on; and whether runs that only wait for something to do are left alone although their
         #: workers are to leave.
         self.open = True
@@ -76,11 +77,11 @@ class Floor:
 
     def instant(self, tick: float) -> float:
         """What `tick` has read, in seconds since the epoch."""
-        return tick + self._anchor
+        return tick + self.anchor
 
     def tick_at(self, instant: float) -> float:
         """The reverse."""
-        return instant - self._anchor
+        return instant - self.anchor
 
     def cycles(self) -> list[Cycle]:
         """Those that go on, or end just now. From any thread."""

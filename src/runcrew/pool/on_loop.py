@@ -265,11 +265,11 @@ class ChainCycle(LoopCycle):
 
     async def _some(self) -> float:
         """See LoopCycle."""
-        handler, tick, instant, tape = self._handler, self.tick, self.floor.instant, self.tape
+        handler, tick, anchor, tape = self._handler, self.tick, self.floor.anchor, self.tape
         books, turns = self.floor.books, self.floor.turns
         at = self.since = tick()
         while True:
-            run = self._current = CycleRun(self, instant(at))
+            run = self._current = CycleRun(self, at + anchor)
             enter(run)
             self.running = True
             if books.tells:
@@ -291,7 +291,7 @@ class ChainCycle(LoopCycle):
                 if outcome.status is not _SUCCEEDED:
                     return delay
             at = tick()
-            if self.told or len(tape.singles) >= turns.most or not turns.take(at):
+            if self.told or len(tape.singles) >= turns.most or (at >= turns.ends and not turns.take(at)):
                 books.count(self)
                 return 0.0
 

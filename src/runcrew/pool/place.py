@@ -69,26 +69,33 @@ class Place:
 
     async def handle(self, run: Run, /) -> Outcome[Any]:
         """Carry out one attempt. Raises Unfit where the resource did not pass."""
-        assert isinstance(run, CycleRun)
-        if self._tries_here and (opened := run.cycle.worker.opened) is not None:
+        made: Any = run  # a CycleRun
+        cycle: Cycle = made.cycle
+        job = run.job
+        if self._tries_here and (opened := cycle.worker.opened) is not None:
             await opened.check()
-        if not run.job.is_async:
-            return await self._plain(run)
+        if not job.is_async:
+            return await self._plain(run, cycle)
         # As `runcrew.backends.await_job`, for a run that has been entered already.
-        cycle = run.cycle
         try:
-            value = await (run.job.fn(*run.args, **run.kwargs) if run.kwargs else run.job.fn(*run.args))
+            value = await (job.fn(*run.args, **run.kwargs) if run.kwargs else job.fn(*run.args))
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and (run.why is not None or cycle.is_being_cancelled):
                 raise
             return run.finished(Status.FAILED, cycle.floor.now(), error=error)
-        ended = cycle.floor.instant(cycle.tick())
         outcome = cycle.outcome = Outcome(
-            _SUCCEEDED, value, None, run.queued, run.started, ended, run.attempt, run.history
+            _SUCCEEDED,
+            value,
+            None,
+            run.queued,
+            run.started,
+            cycle.tick() + cycle.floor.anchor,
+            run.attempt,
+            run.history,
         )
         return outcome
 
-    async def _plain(self, run: CycleRun) -> Outcome[Any]:
+    async def _plain(self, run: Run, cycle: Cycle) -> Outcome[Any]:
         if self._inline:
             return call_job(run)
-        return await ThreadCall(run, tries=self._tries_there, left=run.cycle.floor.left_alone).result()
+        return await ThreadCall(run, tries=self._tries_there, left=cycle.floor.left_alone).result()
