@@ -40,6 +40,8 @@ class ThreadCycle(Cycle):
         self._told_at = 0
         #: Whether the last runs were over at once.
         self._tiny = False
+        #: When the last of the runs ended that were timed one by one.
+        self._ended = 0.0
         #: Whether time stands still while runs end: it is virtual. Then the loop is to let some of it pass. And how
         #: many runs had ended when it last passed.
         self._still = False
@@ -107,7 +109,9 @@ class ThreadCycle(Cycle):
         call, tick, tape = self._call, self.tick, self.tape
         add = tape.singles.append
         first = began = ended = self.since = tick()
-        ends = first if self._single else began + SLICE
+        ends = began + SLICE
+        if self._single and (run := self._run) is not None:
+            ends, run.started = began, self.floor.instant(began)
         most = FEW if self._still else BATCH
         while not self.told and len(tape.singles) < most:
             value = call()
@@ -118,6 +122,7 @@ class ThreadCycle(Cycle):
             if ended >= ends:
                 break
             began = ended
+        self._ended = ended
         self._tiny = tape.is_tiny(ended - first)
         self._still = ended <= first
 
@@ -169,23 +174,29 @@ class ThreadCycle(Cycle):
             return
         delay = 0.0
         if self._heard is not None:
-            run, outcome = self._heard
-            error = outcome.error
-            if outcome.status is Status.FAILED and error is not None:
-                outcome = self.floor.outcome_of(self, run, error)
-            delay = self.floor.run_ended(self, run, outcome)
-        elif self._single and (told := self._run) is not None and self.tape.done == self._told_at:
-            # It was told to leave before the thread came to it.
-            told.ask_to_end(Status.INTERRUPTED, "its worker was to leave, and it had not begun")
-            self.floor.run_ended(self, told, told.ended_by_request(self.floor.now()))
-        elif self._single and told is not None:
-            self.floor.books.tell_end(told, told.finished(Status.SUCCEEDED, self.floor.now()))
+            delay = self._end_badly(*self._heard)
+        elif self._single:
+            self._tell_end()
         if self.tick() > self.since:
             self._moved = self.tape.done
         elif self.tape.done - self._moved >= FEW and self.goes_on and not delay:
             self.floor.later(SLICE, self.begin)  # see `Turns.stands_still`
             return
         self._go_on(delay)
+
+    def _end_badly(self, run: Run, outcome: Outcome[Any]) -> float:
+        if outcome.status is Status.FAILED and outcome.error is not None:
+            outcome = self.floor.outcome_of(self, run, outcome.error)
+        return self.floor.run_ended(self, run, outcome)
+
+    def _tell_end(self) -> None:
+        run = self._run
+        assert run is not None, "its beginning was told"
+        if self.tape.done == self._told_at:  # it was told to leave before the thread came to it
+            run.ask_to_end(Status.INTERRUPTED, "its worker was to leave, and it had not begun")
+            self.floor.run_ended(self, run, run.ended_by_request(self.floor.now()))
+        else:
+            self.floor.books.tell_end(run, run.finished(Status.SUCCEEDED, self.floor.instant(self._ended)))
 
     def give_up(self) -> None:
         """See Cycle."""
