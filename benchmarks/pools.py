@@ -21,7 +21,8 @@ import runcrew as rc
 
 SPAN, TURNS, FEW = 0.2, 400_000, 20_000
 FLOOR, OURS, KEPT = "floor: while: await job()", "runcrew Pool", "runcrew Pool, Counter and Elapsed"
-WRAPPED, OWN = "runcrew Pool, Counter and Elapsed wrapped", "runcrew Pool, a middleware of one's own"
+CHAIN, WRAPPED = "runcrew Pool, an empty chain", "runcrew Pool, Counter and Elapsed wrapped"
+OWN, SLICE, GAP = "runcrew Pool, a middleware of one's own", "a slice: 1 ms of computing", "runcrew Pool"
 BARE, THREADS, THREADS_KEPT = "floor: threads, while: job()", "runcrew Pool", "runcrew Pool, Counter and Elapsed"
 
 
@@ -190,6 +191,7 @@ def loop_table(options: Options, workers: int) -> list[Goal]:
             FLOOR: in_loop(bare, workers),
             OURS: in_loop(looped, noop, workers),
             KEPT: lambda: asyncio.run(looped(noop, workers, [rc.Counter(), rc.Elapsed()])),
+            CHAIN: in_loop(looped, noop, workers, [nothing]),
             WRAPPED: lambda: asyncio.run(looped(noop, workers, [nothing, rc.Elapsed(), rc.Counter()])),
             OWN: in_loop(looped, noop, workers, [own]),
             "while: await job(); await sleep(0)": in_loop(polite, workers),
@@ -204,7 +206,6 @@ def loop_table(options: Options, workers: int) -> list[Goal]:
     return [
         Goal(f"{workers} workers, counters on: times the bare loop", found.ratio(OURS, FLOOR), at_most=2),
         Goal(f"{workers} workers, Counter and Elapsed: times the bare loop", found.ratio(KEPT, FLOOR), at_most=4),
-        Goal(f"{workers} workers, both wrapped: times the bare loop", found.ratio(WRAPPED, FLOOR), at_most=4),
     ]
 
 
@@ -225,6 +226,42 @@ def thread_table(options: Options, workers: int) -> list[Goal]:
     ]
 
 
+def a_slice() -> float:
+    """What to compare with: a millisecond of computing, as long as it takes here."""
+    start = now()
+    while now() - start < 0.001:
+        pass
+    return (now() - start) * 1e6
+
+
+async def longest_gap(job: Any) -> float:
+    """The longest time in which another task of the loop has no turn, in microseconds; the third longest of many."""
+    gaps: list[float] = []
+    async with rc.Pool(job, initial=8):
+        last, end = now(), now() + SPAN
+        while last < end:
+            await asyncio.sleep(0)
+            last, before = now(), last
+            gaps.append(last - before)
+    return sorted(gaps)[-3] * 1e6
+
+
+async def fails() -> None:
+    """The job that fails at once."""
+    raise ValueError
+
+
+def gap_table(options: Options) -> list[Goal]:
+    """How long others wait."""
+    failing = "runcrew Pool, a job that fails"
+    found = options.measure(
+        "Another task's longest gap beside a pool of 8 workers whose job is over at once (the third longest)",
+        {SLICE: a_slice, GAP: in_loop(longest_gap, noop), failing: in_loop(longest_gap, fails)},
+        "us",
+    )
+    return [Goal("another task's longest gap: slices of 1 ms", found.ratio(GAP, SLICE), at_most=2)]
+
+
 def tables(options: Options) -> list[Goal]:
     """All of it."""
     goals: list[Goal] = []
@@ -232,7 +269,7 @@ def tables(options: Options) -> list[Goal]:
         goals += loop_table(options, workers)
     for workers in (1, 8):
         goals += thread_table(options, workers)
-    return goals
+    return goals + gap_table(options)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [NAME …] [--check]
 
-NAME: only these (imports, retry, threads, queues, queue_many, idle). `--check`: write nothing, exit with 1 if a goal
+NAME: only these (imports, retry, threads, queues, queue_many, pools, idle). `--check`: write nothing, exit with 1 if a goal
 does not hold.
 """
 
