@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +36,7 @@ class Made:
 # --- what is refused ----------------------------------------------------------------------------
 
 
-@pytest.mark.parity("T4.13", "E4.1", "T4.37")
+@pytest.mark.parity("T4.13", "T4.15", "E4.1", "E4.2", "T4.37")
 @pytest.mark.defect("D4.4")
 @pytest.mark.parametrize(
     ("options", "named"),
@@ -160,7 +164,7 @@ def test_what_is_not_known_is_refused() -> None:
 # --- what is taken ------------------------------------------------------------------------------
 
 
-@pytest.mark.parity("T4.11", "T4.14", "E4.1")
+@pytest.mark.parity("T4.11", "T4.14", "T4.16", "E4.1")
 def test_what_holds_where_nothing_is_said() -> None:
     """No minimum, no limit, one worker at first, errors end nothing; a valid choice of all is taken as it is."""
     plainly = rc.Pool(job)
@@ -220,3 +224,35 @@ def test_nothing_is_begun_by_making_it() -> None:
     made = rc.Pool(job, initial=3)
     assert (rc.State.NEW, 0, 0) == (made.state, made.generation, made.stats().alive)
     assert "new" in repr(made)
+
+
+def gives_nothing() -> None:
+    """A function that knows of no errors and no runs."""
+
+
+@pytest.mark.parity("T4.10", "E4.19")
+@pytest.mark.parametrize("given", [gives_nothing, dict[str, int]().clear, [1].copy, functools.partial(max, 1, 2)])
+@pytest.mark.virtual
+async def test_any_function_is_a_job(given: Any) -> None:
+    """What returns nothing or something, knows nothing of runs, and cannot fail is called, and has succeeded."""
+    counter = rc.Counter()
+    async with rc.Pool(given, backend="loop", middleware=[counter]):
+        await asyncio.sleep(0.01)
+    assert 0 < counter.started
+    assert (counter.started, 0) == (counter.succeeded, counter.failed)
+
+
+@pytest.mark.defect("D4.20")
+def test_what_the_descriptions_of_a_pool_name_exists() -> None:
+    """Each `rc.name` and each option that the page and the docstrings of Pool mention is there."""
+    page = (Path(__file__).parents[2] / "docs" / "pool.md").read_text(encoding="utf-8")
+    members = [rc.Pool, rc.Pool.__init__, *(vars(rc.Pool)[name] for name in ("more", "less", "resize"))]
+    texts = [page, *(inspect.getdoc(member) or "" for member in members)]
+    named = {name for text in texts for name in re.findall(r"\brc\.([A-Za-z_]+)", text)}
+    assert {"Pool", "Counter", "per_worker"} <= named
+    assert [] == sorted(name for name in named if not hasattr(rc, name))
+    lines = re.findall(r"^([a-z_]+(?:, [a-z_]+)*): ", inspect.getdoc(rc.Pool.__init__) or "", re.MULTILINE)
+    described = {name for line in lines for name in line.split(", ")}
+    options = {*inspect.signature(rc.Pool.__init__).parameters} - {"self"}
+    assert {"job", "min", "scale", "middleware"} <= described
+    assert [] == sorted(described - options), "described, and not there"
