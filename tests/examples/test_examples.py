@@ -103,9 +103,10 @@ def test_the_application_hears_what_ended_its_crew(example: Load) -> None:
     """A permanent error of the crew makes /health fail at once, and comes out of the lifespan at its end."""
     module = example("starlette_app.py")
 
-    @module.crew.oneshot
     async def broken() -> None:
         raise ValueError("for good")
+
+    module.crew.oneshot(broken)
 
     async def visit() -> int:
         transport = httpx.ASGITransport(app=module.app)
