@@ -152,7 +152,11 @@ class Places:
         if run is not None:
             run.wake = waiter.go_on
         try:
-            await waiter.future
+            if run is None:
+                await waiter.future
+            else:
+                with run.idle():
+                    await waiter.future
         except BaseException:
             self._leave(waiter)
             raise

@@ -308,7 +308,8 @@ async def _sleep_unless_woken(run: Run, delay: float) -> bool:
     timer = loop.call_later(delay, end, True)
     run.wake = lambda: end(False)
     try:
-        return await over
+        with run.idle():
+            return await over
     finally:
         run.wake = None
         timer.cancel()

@@ -45,7 +45,7 @@ class Cycle:
         self.running = False
         self.since = 0.0
         self.tape = Tape()
-        #: Whether runs are told apart, since the job looks at them.
+        #: Whether runs are made, since the job looks at them.
         self.exact = False
         #: What the runs go by: where it is cleared, no other begins before all has been looked at.
         self.tokens: list[Any] = []
@@ -53,11 +53,11 @@ class Cycle:
         self.given_up = False
         #: How many runs have failed in a row.
         self.in_a_row = 0
-        #: In how many places the run under way says that it waits for something to do; and what that run is, where
-        #: somebody has looked.
-        self.idle = 0
-        self._run: Run | None = None
-        self._run_key = -1
+        #: The run that is under way, where it has been made; and the one that was looked at first.
+        self.run: CycleRun | None = None
+        self._first: CycleRun | None = None
+        #: How hard the run under way was asked to end.
+        self._force = 0
         #: How many reasons there are why it has nothing to do; and whether its time counts no more. (For Occupancy.)
         self.waits = 0
         self.is_over = False
@@ -74,39 +74,57 @@ class Cycle:
         """Whose work the runs are part of."""
         return self.floor.home
 
-    def as_run(self) -> Run:
-        """The run that is under way. From the job, or on the loop."""
-        key = self.tape.done
-        run = self._run
-        if run is None or self._run_key != key:
-            run = CycleRun(self, self.floor.instant(self.since + self.tape.pending))
-            self._run, self._run_key = run, key
-            if not self.exact:
-                self.exact = True
-                self.tokens.clear()  # the group ends with this run
-            if self.why is not None:  # who asks it to end says so first, and then looks at the run
-                self._tell(run)
+    def as_run(self) -> CycleRun:
+        """The run that this code is part of. From here on all of them are made, and entered.
+
+        What a run has left behind before that cannot be told from what another one has left: it gets the first that
+        anybody has looked at.
+        """
+        run = self._first
+        if run is None:
+            run = self._first = self.new_run(self.since + self.tape.pending)
+            self.exact = True
+            self.tokens.clear()  # those that follow are made: this is the last of its kind
         return run
 
-    def made(self) -> Run | None:
-        """The run that is under way, if somebody has looked at it."""
-        return self._run if self._run_key == self.tape.done else None
+    def new_run(self, began: float) -> CycleRun:
+        """The run that is under way, which began when `tick` gave that."""
+        run = self.run = CycleRun(self, began + self.floor.anchor)
+        if self.why is not None:  # who asks it to end says so first, and then looks at the run
+            self._tell(run)
+        return run
+
+    def run_over(self) -> None:
+        """The run has ended: what it has left behind says nothing of the next one."""
+        run, self.run = self.run, None
+        if run is not None:
+            run.over = True
+            if run.blocks:
+                self.floor.occupancy.waits(self, -1)
+
+    def named(self) -> Run:
+        """The run that is under way, for a report."""
+        return self.run or CycleRun(self, self.floor.now())
 
     def _tell(self, run: Run) -> None:
         if self.why is not None:
             run.ask_to_end(self.why, self.why_text)
         run.tell()
 
-    def hear_idle(self, waits: bool) -> None:
-        """The job waits for something to do, or goes on. In whatever thread it is."""
-        if not waits:
-            self.idle -= 1
-            self.floor.occupancy.waits(self, -1)
+    def hear_idle(self, run: CycleRun, waits: bool) -> None:
+        """The job waits for something to do, or goes on. In whatever task or thread it is."""
+        if run.over:
             return
-        self.idle += 1
-        self.floor.occupancy.waits(self, 1)
+        if not waits:
+            run.blocks -= 1
+            if run.blocks == 0:
+                self.floor.occupancy.waits(self, -1)
+            return
+        run.blocks += 1
+        if run.blocks == 1:
+            self.floor.occupancy.waits(self, 1)
         if self.told and not self.floor.keeps_idle:
-            self.hear_idle(False)
+            self.hear_idle(run, False)
             self.ask(Status.INTERRUPTED, _IDLE)
             raise asyncio.CancelledError(_IDLE)
 
@@ -130,20 +148,26 @@ class Cycle:
 
     def end_idle(self) -> None:
         """End the run under way, if it only waits for something to do."""
-        if self.idle:
-            self.cut(Status.INTERRUPTED, _IDLE)
+        if self.run is not None and self.run.blocks:
+            self._end_run(Status.INTERRUPTED, _IDLE, 1)
 
     def cut(self, why: Status, text: str) -> None:
         """Ask the run that is under way to end; no other begins. Idempotent: the first reason stays."""
         self.told = True
         self.tokens.clear()
         self.end_pause()
-        if self.ask(why, text):
-            run = self.made()
-            if run is not None:
-                self._tell(run)
-            if self.running:
-                self._cancel()
+        self._end_run(why, text, 2)
+
+    def _end_run(self, why: Status, text: str, force: int) -> None:
+        """Tell it, and cancel it; again only with more force, so that it is not cut off in its cleaning up."""
+        self.ask(why, text)
+        if force <= self._force:
+            return
+        self._force = force
+        if self.run is not None:
+            self._tell(self.run)
+        if self.running:
+            self._cancel()
 
     def ask(self, why: Status, text: str) -> bool:
         """Note why the run under way is to end. The first reason stays: False where there was one."""

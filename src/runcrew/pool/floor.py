@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
 from runcrew.backends import AbandonedCall
-from runcrew.errors import ConfigError, Done, JobCrashed, StopTree, brief
+from runcrew.errors import ConfigError, JobCrashed, StopTree, brief
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Outcome, Run, Status
 from runcrew.lifecycle.tasks import unless_torn_down
@@ -19,7 +20,8 @@ from runcrew.pool.books import Books
 from runcrew.pool.cycle import Cycle
 from runcrew.pool.in_thread import ThreadCycle
 from runcrew.pool.occupancy import Occupancy
-from runcrew.pool.turns import Turns
+from runcrew.pool.place import CycleRun, is_kind, message_of
+from runcrew.pool.turns import turns_of
 from runcrew.workers import BUSY, FREE, Group, OwnThread, Unfit, Worker
 from runcrew.workers.scale import Load
 from runcrew.workers.scaler import Scaler
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
     from runcrew.pool.service import PoolService
     from runcrew.pool.setup import Setup
 
-#: Where a backoff of the user's own gives nonsense. In seconds.
-_NO_ANSWER: Final = 1.0
+_log: Final = logging.getLogger("runcrew")
 
 
 class Floor:
@@ -54,7 +55,7 @@ class Floor:
         #: What was given up, by its worker: until that is gone.
         self.left: dict[Worker, AbandonedCall] = {}
         self._cycles: dict[Worker, Cycle] = {}
-        self.turns = Turns(self.loop, self.tick, context)
+        self.turns = turns_of(self.loop, self.tick)
         self.occupancy = Occupancy(self.tick)
         self.books = Books(self, timed=any(isinstance(one, Elapsed) for one in setup.kept))
         self.group = Group(
@@ -182,7 +183,7 @@ class Floor:
 
     def outcome_of(self, cycle: Cycle, run: Run, error: BaseException, reason: str = "") -> Outcome[Any]:
         """What a run comes to that ended by this error."""
-        if isinstance(error, Unfit):
+        if is_kind(error, Unfit):
             self.group.condemn(cycle.worker, error, "its resource did not pass the check")
             return run.finished(Status.SKIPPED, self.now(), error=error, reason="its resource did not pass the check")
         return run.finished(Status.FAILED, self.now(), error=error, reason=reason)
@@ -191,13 +192,12 @@ class Floor:
         """A run has ended, not just succeeded at once. For how many seconds its worker is to pause."""
         if cycle.given_up:
             return 0.0
-        message = outcome.error
-        finished = outcome.status is Status.FAILED and isinstance(message, Done | StopTree)
-        if finished:
+        message = run.message if isinstance(run, CycleRun) else None
+        if outcome.status is Status.FAILED and message is None and (message := message_of(outcome.error)) is not None:
             outcome.status, outcome.error, outcome.reason = Status.SUCCEEDED, None, brief(message)
         self.books.ended(cycle, run, outcome)
-        if finished:
-            self.home.finish(tree=isinstance(message, StopTree))
+        if message is not None:
+            self.home.finish(tree=is_kind(message, StopTree))
         if outcome.status is Status.SUCCEEDED:
             cycle.in_a_row = 0
             return 0.0
@@ -206,22 +206,32 @@ class Floor:
         if outcome.status is Status.FAILED or outcome.status is Status.TIMED_OUT:
             self.books.failed(run, outcome, delay if cycle.goes_on else 0.0)
             self._judge(cycle, outcome)
+        elif outcome.error is not None and not is_kind(outcome.error, asyncio.CancelledError):
+            # It would have been tried again, but for a stop: its last error is not to be lost.
+            self.books.failed(run, outcome, 0.0)
+            if self.setup.stop_on_error and outcome.status is not Status.SKIPPED:
+                self.home.fail(outcome.error)
         return delay
 
     def _judge(self, cycle: Cycle, outcome: Outcome[Any]) -> None:
         """What a failure means for the worker, and for the pool."""
         error, setup = outcome.error, self.setup
-        if isinstance(error, KeyboardInterrupt):
+        if is_kind(error, KeyboardInterrupt):
             # Whoever sits at the keyboard does not mean this job.
             self.home.fail(JobCrashed(f"{cycle.job.name} was interrupted from the keyboard"), error)
-        elif isinstance(error, Exception) and not self._is_healthy(error):
+        elif error is not None and is_kind(error, Exception) and not self._is_healthy(error):
             self.group.condemn(cycle.worker, error, "its resource proved faulty")
         elif setup.stop_on_error:
             self.home.fail(_as_raised(outcome))
 
-    def _is_healthy(self, error: Exception) -> bool:
+    def _is_healthy(self, error: BaseException) -> bool:
         healthy = self.setup.healthy
         return healthy is None or bool(guarded(f"healthy() of {self.name}", True, healthy, error))
+
+    def broken(self, cycle: Cycle, fault: BaseException) -> None:
+        """A cycle has failed by itself: that must not be, and is not to be repeated again and again."""
+        _log.error("%s: the cycle of worker %d failed", self.name, cycle.worker.number, exc_info=fault)
+        self.home.fail(fault)
 
     def left_alone(self, worker: Worker, run: Run, thread: OwnThread) -> None:
         """The thread of this worker was left to itself, with this run."""
@@ -262,6 +272,9 @@ class Floor:
     def end(self) -> None:
         """This life is over."""
         self._teardown.end()
+        self._let_counters_go()
+
+    def _let_counters_go(self) -> None:
         for one in self.setup.kept:
             one.detach(self.books)
 
@@ -291,10 +304,11 @@ class Floor:
         for cycle in self.cycles():
             cycle.told = True
             cycle.ask(Status.INTERRUPTED, reason)
-            run = cycle.made()
+            run = cycle.run
             if run is not None:
                 run.ask_to_end(Status.INTERRUPTED, reason)
                 run.tell()  # it may be in a thread, which has not ended
+        self._let_counters_go()
         self.group.forsake()
 
 

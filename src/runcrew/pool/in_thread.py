@@ -6,12 +6,14 @@ The loop hears of that only when there is something to hear: a run that did not 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import NoThread, gave_awaitable
-from runcrew.job import Job, Outcome, Run, Status, enter_unmade
+from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade
 from runcrew.pool.cycle import Cycle
+from runcrew.pool.place import CycleRun, is_kind, trimmed
 from runcrew.pool.tape import BATCH, GROUP, TINY
 from runcrew.pool.turns import FEW, SLICE
 from runcrew.workers import OwnThread, Worker
@@ -31,8 +33,10 @@ class ThreadCycle(Cycle):
     def __init__(self, floor: Floor, worker: Worker, job: Job, call: Callable[[], object]) -> None:
         super().__init__(floor, worker, job)
         self._call = call
-        # One context for all runs by this worker, and that in which its resource was made: what is set there stays.
-        self._in = worker.context or floor.home.work_context()
+        # One context for all runs by this worker: what a job sets there stays. It sees what the making of the resource
+        # has set; but the taking down, which happens there, sees no run.
+        made_in = worker.context
+        self._in = floor.home.work_context() if made_in is None else made_in.copy()
         #: What came of the last run, where that is for the loop to hear.
         self._heard: tuple[Run, Outcome[Any]] | None = None
         #: Whether it comes back after each run, since somebody wants to hear of it.
@@ -40,6 +44,8 @@ class ThreadCycle(Cycle):
         self._told_at = 0
         #: Whether the last runs were over at once.
         self._tiny = False
+        #: What went wrong with this itself.
+        self._fault: BaseException | None = None
         #: When the last of the runs ended that were timed one by one.
         self._ended = 0.0
         #: Whether time stands still while runs end: it is virtual. Then the loop is to let some of it pass. And how
@@ -57,13 +63,14 @@ class ThreadCycle(Cycle):
         self._single = self.floor.books.tells
         if self._single:
             self.since, self._told_at = self.tick(), self.tape.done
-            self.floor.books.tell_begin(self.as_run())
+            self.floor.books.tell_begin(self.new_run(self.since))
         try:
             self._thread = self.floor.group.thread_of(self.worker)
             self._thread.hand([self])
         except NoThread as error:
-            run = self.as_run()
+            run = self.run or self.new_run(self.tick())
             delay = self.floor.run_ended(self, run, run.finished(Status.FAILED, self.floor.now(), error=error))
+            self.run_over()
             self._go_on(max(delay, _NO_THREAD))
 
     def _go_on(self, delay: float) -> None:
@@ -76,10 +83,14 @@ class ThreadCycle(Cycle):
 
     def do(self) -> None:
         """See Work."""
-        self._in.run(self._work)
+        try:
+            self._in.run(self._work)
+        except BaseException as error:
+            self._fault = error
 
     def _work(self) -> None:
-        enter_unmade(self)
+        if not self.exact:
+            enter_unmade(self)
         books, closed = self.floor.books, self.floor.loop.is_closed
         while not self.told and not closed() and self._some():
             if books.tells or self._still:
@@ -90,41 +101,69 @@ class ThreadCycle(Cycle):
         tape = self.tape
         self.running = True
         try:
-            if self._tiny and not self.exact:
+            if self.exact or self._single:
+                self._known()
+            elif self._tiny:
                 self._in_groups()
             else:
                 self._each()
         except BaseException as error:
             if tape.done > tape.before:
                 self.in_a_row = 0
-            self._raised(error)
+            self._raised(trimmed(error))
             return False
         finally:
             self.floor.books.close(self)
+        self._leave_run()
         self.in_a_row = 0
         return True
 
     def _each(self) -> None:
         """Runs, each timed by itself."""
         call, tick, tape = self._call, self.tick, self.tape
-        add = tape.singles.append
         first = began = ended = self.since = tick()
-        ends = began + SLICE
-        if self._single and (run := self._run) is not None:
-            ends, run.started = began, self.floor.instant(began)
-        most = FEW if self._still else BATCH
+        ends, most = began + SLICE, FEW if self._still else BATCH
         while not self.told and len(tape.singles) < most:
             value = call()
             if value is not None:
                 self._refuse_awaitable(value)
             ended = tick()
-            add(ended - began)
-            if ended >= ends:
+            tape.singles.append(ended - began)
+            if ended >= ends or self.exact:
                 break
             began = ended
-        self._ended = ended
         self._tiny = tape.is_tiny(ended - first)
         self._still = ended <= first
+
+    def _known(self) -> None:
+        """Runs that somebody looks at: each is entered, so that what it leaves behind knows it by itself."""
+        first = began = ended = self.since = self.tick()
+        ends, most = began + SLICE, FEW if self._still else BATCH
+        while not self.told and len(self.tape.singles) < most:
+            run = self.run
+            if run is None:
+                run = self.new_run(began)
+            else:  # it was made on the loop, for those who hear of each
+                run.queued = run.started = began + self.floor.anchor
+            run.in_thread, run.thread = True, threading.get_ident()
+            enter(run)
+            value = self._call()
+            if value is not None:
+                self._refuse_awaitable(value)
+            ended = self.tick()
+            self.tape.singles.append(ended - began)
+            if ended >= ends or self._single:
+                break
+            self._leave_run()
+            began = ended
+        self._ended = ended
+        self._still = ended <= first
+
+    def _leave_run(self) -> None:
+        """The run has ended, if it was made. One that was told of is still to be told of."""
+        if (run := self.run) is not None and not self._single:
+            run.in_thread, run.thread = False, None
+            self.run_over()
 
     def _in_groups(self) -> None:
         """Runs that are over at once. One that is not ends this."""
@@ -159,13 +198,19 @@ class ThreadCycle(Cycle):
 
     def _raised(self, error: BaseException) -> None:
         """The last run did not succeed."""
-        trace = error.__traceback__
-        error = error.with_traceback(None if trace is None else trace.tb_next)  # it begins in the user's code
-        run, now = self.as_run(), self.floor.now()
-        if isinstance(error, asyncio.CancelledError) and self.why is not None:
+        run, now = self.run or self.new_run(self.since + self.tape.pending), self.floor.now()
+        run.in_thread, run.thread = False, None
+        if is_kind(error, asyncio.CancelledError) and self.why is not None:
             self._heard = run, run.ended_by_request(now)
         else:
             self._heard = run, run.finished(Status.FAILED, now, error=error)
+
+    def as_run(self) -> CycleRun:
+        """See Cycle."""
+        run = super().as_run()
+        if not run.over and run.thread is None:
+            run.in_thread, run.thread = True, self._thread.ident if self._thread is not None else None
+        return run
 
     # --- on the loop ------------------------------------------------------------------------
 
@@ -173,10 +218,13 @@ class ThreadCycle(Cycle):
         if self.given_up:
             return
         delay = 0.0
-        if self._heard is not None:
+        if self._fault is not None:
+            self.floor.broken(self, self._fault)
+        elif self._heard is not None:
             delay = self._end_badly(*self._heard)
         elif self._single:
             self._tell_end()
+        self.run_over()
         if self.tick() > self.since:
             self._moved = self.tape.done
         elif self.tape.done - self._moved >= FEW and self.goes_on and not delay:
@@ -190,8 +238,9 @@ class ThreadCycle(Cycle):
         return self.floor.run_ended(self, run, outcome)
 
     def _tell_end(self) -> None:
-        run = self._run
+        run = self.run
         assert run is not None, "its beginning was told"
+        run.in_thread, run.thread = False, None
         if self.tape.done == self._told_at:  # it was told to leave before the thread came to it
             run.ask_to_end(Status.INTERRUPTED, "its worker was to leave, and it had not begun")
             self.floor.run_ended(self, run, run.ended_by_request(self.floor.now()))
@@ -203,8 +252,9 @@ class ThreadCycle(Cycle):
         thread, worker = self._thread, self.worker
         if thread is None or not self.floor.books.give_up(self):
             return  # it has just ended, and is on its way back
-        run = self.as_run()
+        run = self.run or self.new_run(self.since)
         run.tell()
+        run.in_thread, run.thread = False, None
         self.floor.left_alone(worker, run, thread)
         self.floor.given_up(self)
         thread.abandon(self)

@@ -7,7 +7,6 @@ made then.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,7 @@ from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade
 from runcrew.lifecycle.execution import checked_outcome
 from runcrew.lifecycle.tasks import spawn, task_stack, thread_stack
 from runcrew.pool.cycle import Cycle
-from runcrew.pool.place import CycleRun
+from runcrew.pool.place import is_kind, trimmed
 from runcrew.pool.tape import BATCH, GROUP, TINY
 from runcrew.workers import Worker
 
@@ -28,7 +27,6 @@ _GROUP: Final = [*range(1, GROUP + 1)]
 _SUCCEEDED: Final = Status.SUCCEEDED
 _LEAVES: Final = "its worker was to leave, and it waited"
 _OUTSIDE: Final = "its task was cancelled from outside"
-_log: Final = logging.getLogger("runcrew")
 
 
 class LoopCycle(Cycle):
@@ -73,12 +71,12 @@ class LoopCycle(Cycle):
         self.end_pause()
         fault = None if task.cancelled() else task.exception()
         if fault is not None:
-            _log.error("%s: the cycle of worker %d failed", self.floor.name, self.worker.number, exc_info=fault)
+            self.floor.broken(self, fault)
         self.floor.ended(self, outside=self.why is None and task.cancelling() > 0)
 
     def thrown_away(self, error: BaseException) -> bool:
         """Whether this is its coroutine's being closed, with its loop; not the job's doing."""
-        if not isinstance(error, GeneratorExit):
+        if not is_kind(error, GeneratorExit):
             return False
         try:
             return asyncio.current_task() is not self.task
@@ -92,7 +90,7 @@ class LoopCycle(Cycle):
 
     def is_cancelled(self, error: BaseException) -> bool:
         """Whether this is the cancellation of its task: by ourselves, or from outside."""
-        return isinstance(error, asyncio.CancelledError) and (self.why is not None or self.task.cancelling() > 0)
+        return is_kind(error, asyncio.CancelledError) and (self.why is not None or self.task.cancelling() > 0)
 
     def cut_short(self, run: Run, error: BaseException) -> Outcome[Any]:
         """What a run comes to whose task was cancelled. Only what we ask for ourselves, or a loop on its way down, is
@@ -135,7 +133,12 @@ class BareCycle(LoopCycle):
         self.running = True
         error: BaseException | None = None
         try:
-            await (self._in_groups() if self._tiny and not self.exact else self._one_by_one())
+            if self.exact:
+                await self._known()
+            elif self._tiny:
+                await self._in_groups()
+            else:
+                await self._one_by_one()
         except BaseException as raised:
             if self.thrown_away(raised):
                 raise
@@ -146,10 +149,11 @@ class BareCycle(LoopCycle):
         try:
             return self._raised(error) if error is not None else 0.0
         finally:
+            self.run_over()
             books.count(self)
             del error
 
-    # What a run costs is in these two: everything else comes once a slice.
+    # What a run costs is in these three: everything else comes once a slice.
 
     async def _one_by_one(self) -> None:
         """Runs, each timed by itself."""
@@ -195,10 +199,25 @@ class BareCycle(LoopCycle):
                 tape.add_typical(n - 1)
             raise
 
+    async def _known(self) -> None:
+        """Runs that the job looks at: each is entered, so that what it leaves behind knows it by itself."""
+        call, tick, tape, turns = self._call, self.tick, self.tape, self.floor.turns
+        at = self.since = tick()
+        while True:
+            enter(self.new_run(at))
+            await call()
+            ended = tick()
+            tape.singles.append(ended - at)
+            self.run_over()
+            if self.told or len(tape.singles) >= turns.most or (ended >= turns.ends and not turns.take(ended)):
+                return
+            at = ended
+
     async def _one(self) -> float:
         """One run, which somebody wants to hear of."""
         self.since = self.tick()
-        run = self.as_run()
+        run = self.new_run(self.since)
+        enter(run)
         self.floor.books.tell_begin(run)
         self.running = True
         error: BaseException | None = None
@@ -212,15 +231,15 @@ class BareCycle(LoopCycle):
         try:
             if error is not None:
                 return self._raised(error)
+            return self.floor.run_ended(self, run, run.finished(Status.SUCCEEDED, self.floor.now()))
         finally:
+            self.run_over()
             del error
-        return self.floor.run_ended(self, run, run.finished(Status.SUCCEEDED, self.floor.now()))
 
     def _raised(self, error: BaseException) -> float:
         """The last one did not succeed."""
-        trace = error.__traceback__
-        error = error.with_traceback(None if trace is None else trace.tb_next)  # it begins in the user's code
-        run = self.as_run()
+        error = trimmed(error)
+        run = self.run or self.new_run(self.since + self.tape.pending)
         if not self.is_cancelled(error):
             return self.floor.run_ended(self, run, self.floor.outcome_of(self, run, error))
         self.floor.run_ended(self, run, self.cut_short(run, error))
@@ -235,29 +254,21 @@ class ChainCycle(LoopCycle):
     def __init__(self, floor: Floor, worker: Worker, job: Job, handler: Handler) -> None:
         super().__init__(floor, worker, job)
         self._handler = handler
-        self._current: Run | None = None
-
-    def as_run(self) -> Run:
-        """See Cycle. It has been made before it began."""
-        return self._current or CycleRun(self, self.floor.now())
-
-    def made(self) -> Run | None:
-        """See Cycle."""
-        return self._current
+        self.exact = True
 
     def where(self) -> str:
         """See Cycle."""
-        run = self._current
+        run = self.run
         return thread_stack(run.thread) if run is not None and run.in_thread else super().where()
 
     def _cancel(self) -> None:
-        run = self._current
+        run = self.run
         if run is None or not run.in_thread:  # a thread has been told, and may heed that in its own time
             super()._cancel()
 
     def leave(self) -> None:
         """See Cycle. One that waits for its turn, or between two attempts, ends now."""
-        if (run := self._current) is not None:
+        if (run := self.run) is not None:
             run.ask_to_end(Status.INTERRUPTED, _LEAVES)
             if run.wake is not None:
                 run.wake()
@@ -265,11 +276,11 @@ class ChainCycle(LoopCycle):
 
     async def _some(self) -> float:
         """See LoopCycle."""
-        handler, tick, anchor, tape = self._handler, self.tick, self.floor.anchor, self.tape
+        handler, tick, tape = self._handler, self.tick, self.tape
         books, turns = self.floor.books, self.floor.turns
         at = self.since = tick()
         while True:
-            run = self._current = CycleRun(self, at + anchor)
+            run = self.new_run(at)
             enter(run)
             self.running = True
             if books.tells:
@@ -281,8 +292,9 @@ class ChainCycle(LoopCycle):
             except BaseException as error:
                 outcome = self._fault(run, error)
             self.running = False
-            self._current = None
-            if outcome.status is _SUCCEEDED and outcome.attempts == 1 and not books.tells:
+            self.run_over()
+            simple = outcome.attempts == 1 and run.message is None and not books.tells
+            if simple and outcome.status is _SUCCEEDED:
                 self.in_a_row = 0
                 tape.singles.append(max(0.0, outcome.ended - run.queued))
             else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.backends import call_job
+from runcrew.errors import Done, StopTree, brief
 from runcrew.job import Job, Outcome, Run, Status, new_number
 from runcrew.workers import Worker
 from runcrew.workers.thread_call import ThreadCall
@@ -21,6 +22,11 @@ class CycleRun(Run):
     """A run of a cycle: what is the same for all of them is looked up there."""
 
     cause = "loop"
+    #: In how many places it says that it waits for something to do; and whether it has ended.
+    blocks = 0
+    over = False
+    #: What its job has said by raising it: that there is no more to do.
+    message: Done | StopTree | None = None
     kwargs: Mapping[str, Any] = {}
 
     def __init__(self, cycle: Cycle, began: float) -> None:
@@ -49,7 +55,10 @@ class CycleRun(Run):
     @property
     def on_idle(self) -> Callable[[bool], None]:  # type: ignore[override]
         """See Run."""
-        return self.cycle.hear_idle
+        return self._hear_idle
+
+    def _hear_idle(self, waits: bool) -> None:
+        self.cycle.hear_idle(self, waits)
 
 
 class Place:
@@ -80,22 +89,42 @@ class Place:
         try:
             value = await (job.fn(*run.args, **run.kwargs) if run.kwargs else job.fn(*run.args))
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError) and (run.why is not None or cycle.is_being_cancelled):
+            if is_kind(error, asyncio.CancelledError) and (run.why is not None or cycle.is_being_cancelled):
                 raise
-            return run.finished(Status.FAILED, cycle.floor.now(), error=error)
-        outcome = cycle.outcome = Outcome(
-            _SUCCEEDED,
-            value,
-            None,
-            run.queued,
-            run.started,
-            cycle.tick() + cycle.floor.anchor,
-            run.attempt,
-            run.history,
-        )
+            return _heard(made, run.finished(Status.FAILED, cycle.floor.now(), error=error))
+        ended = cycle.tick() + cycle.floor.anchor
+        outcome = Outcome(_SUCCEEDED, value, None, run.queued, run.started, ended, run.attempt, run.history)
+        cycle.outcome = outcome
         return outcome
 
     async def _plain(self, run: Run, cycle: Cycle) -> Outcome[Any]:
+        made: Any = run
         if self._inline:
-            return call_job(run)
-        return await ThreadCall(run, tries=self._tries_there, left=cycle.floor.left_alone).result()
+            return _heard(made, call_job(run))
+        call = ThreadCall(run, tries=self._tries_there, left=cycle.floor.left_alone)
+        return _heard(made, await call.result())
+
+
+def _heard(run: CycleRun, outcome: Outcome[Any]) -> Outcome[Any]:
+    """What came of an attempt. To say that there is no more to do is no failure, and nothing to try again."""
+    if outcome.status is not Status.FAILED or (message := message_of(outcome.error)) is None:
+        return outcome
+    run.message = message
+    return run.finished(Status.SUCCEEDED, outcome.ended, reason=brief(message))
+
+
+def message_of(error: BaseException | None) -> Done | StopTree | None:
+    """What a job says by raising this: that there is no more to do. None: it is an error."""
+    message: Any = error
+    return message if is_kind(error, (Done, StopTree)) else None
+
+
+def is_kind(error: BaseException | None, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    """What `isinstance` says, whatever the error says of its class: that is a user's code, and may raise."""
+    return issubclass(type(error), kinds)
+
+
+def trimmed(error: BaseException) -> BaseException:
+    """The error with a traceback that begins in the user's code, and not where we have called that."""
+    trace = error.__traceback__
+    return BaseException.with_traceback(error, None if trace is None else trace.tb_next)

@@ -175,7 +175,7 @@ class PoolService(BaseService):
     def _still_running(self) -> tuple[Stuck, ...]:
         floor = self.floor
         assert floor is not None
-        runs = [Stuck(self.name, f"run {cycle.as_run().id}", cycle.where()) for cycle in floor.cycles()]
+        runs = [Stuck(self.name, f"run {cycle.named().id}", cycle.where()) for cycle in floor.cycles()]
         return (*runs, *(Stuck(self.name, what, stack) for what, stack in floor.group.hanging()))
 
     def _give_up(self) -> bool:

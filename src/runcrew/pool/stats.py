@@ -72,13 +72,13 @@ def snapshot(pool: PoolService) -> PoolStats:
         )  # fmt: skip
     group, idle = floor.group, floor.occupancy.idle_now
     worked, idled = floor.occupancy.sums()
-    alive = len(floor.cycles())
+    alive, error = len(floor.cycles()), floor.books.last_error
     return PoolStats(
         pool.name, pool.state, pool.generation, group.target, setup.min, setup.max,
         alive=alive, opening=group.opening, leaving=group.leaving, closing=group.closing,
         busy=max(0, alive - idle), idle=idle, abandoned=tuple(floor.left.values()), worked=worked, idled=idled,
         opened=group.counts.opened, closed=group.counts.closed, failed_openings=group.counts.failed_openings,
         replaced=group.counts.replaced, runs=floor.books.runs(), stalled=group.stalled,
-        last_error=floor.books.last_error or group.last_error,
+        last_error=group.last_error if error is None else error,
         decisions=() if floor.scaler is None else floor.scaler.decisions,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Whose turn it is on the event loop: what keeps workers whose runs end at once from keeping it to themselves.
 
-All workers of a pool share one slice of time in each round of the loop. Who comes to its end waits, behind those
-that wait already, for a later round: so everything else has its turn in between, and each of the workers too.
+All workers of all pools of a loop share one slice of time in each of its rounds. Who comes to its end waits, behind
+those that wait already, for a later round: so everything else has its turn in between, and each of the workers too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+from weakref import WeakValueDictionary
 
 from runcrew.pool.tape import BATCH
 
@@ -22,14 +23,15 @@ FEW: Final = 32
 
 
 class Turns:
-    """The turns of one pool's workers, in one life."""
+    """The turns of one loop's workers."""
 
-    __slots__ = ("_context", "_fresh", "_loop", "_now", "_still", "_waiting", "ends", "most")
+    __slots__ = ("__weakref__", "_context", "_fresh", "_loop", "_now", "_still", "_waiting", "ends", "most")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], context: contextvars.Context) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
         self._loop = loop
         self._now = now
-        self._context = context
+        #: Nobody's: what is begun here is for all.
+        self._context = contextvars.Context()
         self._waiting: deque[asyncio.Future[None]] = deque()
         #: Whether no slice has begun in this round.
         self._fresh = True
@@ -93,3 +95,15 @@ class Turns:
             if not turn.done():
                 turn.set_result(None)
                 return
+
+
+#: By the id of the loop, as long as a pool has them: they hold the loop, so nobody else has its id.
+_by_loop: Final[WeakValueDictionary[int, Turns]] = WeakValueDictionary()
+
+
+def turns_of(loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> Turns:
+    """The turns of a loop, which all pools on it share. `now`: reads its time."""
+    turns = _by_loop.get(id(loop))
+    if turns is None:
+        turns = _by_loop[id(loop)] = Turns(loop, now)
+    return turns

@@ -92,6 +92,6 @@ def snapshot(queue: QueueService[Any]) -> QueueStats:
         failed_openings=group.counts.failed_openings + spares.counts.failed_openings,
         replaced=group.counts.replaced + spares.counts.replaced,
         requeued=books.requeued, dropped=books.dropped, runs=books.runs(), stalled=group.stalled,
-        last_error=group.last_error or spares.last_error,
+        last_error=spares.last_error if group.last_error is None else group.last_error,
         decisions=() if queue.scaler is None else queue.scaler.decisions,
     )  # fmt: skip

@@ -52,9 +52,15 @@ class ThreadCall:
             raise
         finally:
             run.in_thread, run.thread = False, None
-        if self._error is not None:
-            raise self._error
-        return run.ended_by_request(clock.current().now()) if self._outcome is None else self._outcome
+        # Taken away: the frames of an error lead here, and it must not be found here.
+        outcome, self._outcome = self._outcome, None
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return run.ended_by_request(clock.current().now()) if outcome is None else outcome
+        finally:
+            del error, outcome, self, run
 
     def do(self) -> None:
         """In the thread."""
