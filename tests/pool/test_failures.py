@@ -34,7 +34,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @each_kind
 @pytest.mark.parity("T4.24")
-@pytest.mark.defect("D4.8", "D4.9")
+@pytest.mark.defect("D4.8")
 @pytest.mark.virtual
 async def test_a_failure_ends_a_run_and_nothing_else(
     kind: Any, options: dict[str, Any], caplog: pytest.LogCaptureFixture

@@ -234,6 +234,32 @@ async def test_waiting_within_waiting(way: dict[str, Any]) -> None:
 
 
 @pytest.mark.virtual
+async def test_a_task_of_the_job_that_waits_after_its_run_is_nobodys_business() -> None:
+    """A task that a run has left behind may enter the block later: it is no longer the worker that waits."""
+    left: list[asyncio.Task[None]] = []
+
+    async def waits(run: rc.Run) -> None:
+        await asyncio.sleep(1.5)
+        with run.idle():
+            await asyncio.sleep(5)
+
+    async def job() -> None:
+        if not left:
+            left.append(asyncio.ensure_future(waits(rc.current_run())))
+        await asyncio.sleep(1)
+
+    async with rc.Pool(job) as pool:
+        await asyncio.sleep(3.5)
+        assert (1, 0) == (pool.stats().busy, pool.stats().idle)
+        assert 0 == await pool.less()
+        assert (4, 0) == (pool.stats().runs.succeeded, pool.stats().runs.interrupted)
+        await pool.more()
+        await asyncio.sleep(10.5)
+        assert [14.5, 0, 1] == pytest.approx(figures(pool), abs=0.01)
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+@pytest.mark.virtual
 async def test_outside_of_a_pool_it_changes_nothing() -> None:
     """A job that says it waits runs anywhere."""
 
