@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextvars
+import re
 import threading
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import runcrew as rc
 from runcrew.abc import Middleware
+from runcrew.testing import run_virtual
+
+SCALING = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 
 def now() -> float:
@@ -42,6 +50,29 @@ async def test_all_runs_of_a_worker_share_a_context(plain: bool) -> None:
         await asyncio.sleep(2.5)
     assert [1, 1, 2, 2, 3, 3] == sorted(seen)
     assert 0 == mine.get()
+
+
+@pytest.mark.virtual
+async def test_a_plain_job_with_something_around_it_is_called_in_a_copy() -> None:
+    """In a thread behind middleware a job sees what that has set, and what it sets itself ends with its run."""
+    mine: contextvars.ContextVar[int] = contextvars.ContextVar("mine", default=0)
+    seen: list[int] = []
+
+    def ten_more(inner: Any) -> Any:
+        async def layer(run: rc.Run) -> Any:
+            mine.set(mine.get() + 10)
+            return await inner(run)
+
+        return layer
+
+    def job() -> None:
+        mine.set(mine.get() + 1)
+        seen.append(mine.get())
+        rc.current_run().sleep(1)
+
+    async with rc.Pool(job, middleware=[ten_more]):
+        await asyncio.sleep(2.5)
+    assert [11, 21, 31] == seen
 
 
 @pytest.mark.virtual
@@ -171,3 +202,162 @@ async def test_a_thread_that_is_to_leave_does_not_begin_to_wait() -> None:
     report = await pool.stop()
     assert ([], 1, True) == (entered, pool.stats().runs.interrupted, report.clean)
     assert 2.0 == now(), "its work was finished before"
+
+
+@pytest.mark.virtual
+async def test_the_newest_leave_whatever_they_are_at() -> None:
+    """One that is at work goes before an older one that is idle; and one that is idle does so at once."""
+    made = iter(["idle", "works", "idle"])
+    gone: list[tuple[str, float]] = []
+
+    def factory() -> Any:
+        kind = next(made)
+
+        async def job() -> None:
+            try:
+                if kind == "works":
+                    await asyncio.sleep(5)
+                with rc.current_run().idle():
+                    await asyncio.sleep(100)
+            finally:
+                gone.append((kind, now()))
+
+        return job
+
+    async with rc.Pool(job_factory=factory, initial=3) as pool:
+        await asyncio.sleep(1)
+        assert 1 == await pool.less(2)
+        assert [("idle", 1.0), ("works", 5.0)] == gone
+
+
+@pytest.mark.parametrize("options", [{}, {"deadline": "1h"}], ids=["bare", "chain"])
+@pytest.mark.virtual
+async def test_a_cancellation_from_outside_ends_a_pool_that_is_to_end_on_errors(options: dict[str, Any]) -> None:
+    """With stop_on_error a task that somebody else has cancelled is a failure like any other, as JobCrashed."""
+    tasks: list[Any] = []
+
+    async def job() -> None:
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(5)
+
+    pool = rc.Pool(job, initial=2, stop_on_error=True, **options)
+    await pool.start()
+    await asyncio.sleep(1)
+    tasks[0].cancel()
+    with pytest.raises(rc.JobCrashed) as caught:
+        await pool.wait()
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert (1, 1) == (pool.stats().runs.failed, pool.stats().runs.interrupted)
+
+
+@pytest.mark.virtual
+async def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt is a failed run, the next one comes after a tenth of a second at least, and then runs go on."""
+    tried: list[float] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        tried.append(now())
+        raise RuntimeError("can't start new thread")
+
+    def job() -> None:
+        rc.current_run().sleep(1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        pool = rc.Pool(job, backoff=None)
+        await pool.start()
+        await asyncio.sleep(0.35)
+    assert pytest.approx([0.0, 0.1, 0.2, 0.3]) == tried
+    await asyncio.sleep(2.1)
+    assert (4, 2) == (pool.stats().runs.failed, pool.stats().runs.succeeded)
+    assert (await pool.stop()).clean
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"deadline": "1h"}], ids=["bare", "chain"])
+@pytest.mark.parametrize("plain", [False, True], ids=["async", "plain"])
+@pytest.mark.virtual
+async def test_time_passes_beside_jobs_that_never_wait(plain: bool, options: dict[str, Any], workers: int) -> None:
+    """A millisecond passes after some runs in which none did, so whoever sleeps wakes up, in time."""
+
+    async def job() -> None: ...
+
+    def plain_job() -> None: ...
+
+    async with rc.Pool(plain_job if plain else job, initial=workers, **options) as pool:
+        await asyncio.sleep(0.02)
+        assert pytest.approx(0.02) == now()
+        assert pool.stats().runs.succeeded >= 32 * 19
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("plain", [False, True], ids=["loop", "thread"])
+def test_one_long_run_among_many_short_ones_is_timed_as_such(plain: bool) -> None:
+    """Their number is exact although they are timed in groups, and the long one is not spread over its group."""
+    elapsed = rc.Elapsed()
+    left = iter(range(5000, -1, -1))
+
+    def job() -> None:
+        number = next(left)
+        if number == 1234:
+            time.sleep(0.05)
+        elif not number:
+            raise rc.Done
+
+    asyncio.run(rc.Pool(job, backend=None if plain else "loop", middleware=[elapsed]).run())
+    assert (5001, 0) == (elapsed.succeeded, elapsed.failed)
+    assert elapsed.max >= 0.05 > elapsed.p99
+
+
+@pytest.mark.virtual
+async def test_who_waits_inside_for_a_limit_looks_busy() -> None:
+    """Waiting for a Concurrency in the job is work, as long as the job does not say otherwise; around it it is not."""
+    limit = rc.Concurrency(1)
+
+    @rc.policy(concurrency=limit)
+    async def one_at_a_time() -> None:
+        await asyncio.sleep(1)
+
+    async def inside() -> None:
+        await one_at_a_time()
+
+    async def around() -> None:
+        await asyncio.sleep(1)
+
+    async with rc.Pool(inside, initial=4) as pool:
+        await asyncio.sleep(10.5)
+        assert (10, 4, 1.0) == (pool.stats().runs.succeeded, pool.stats().busy, pool.stats().utilisation)
+    async with rc.Pool(around, initial=4, concurrency=rc.Concurrency(1)) as pool:
+        await asyncio.sleep(10.5)
+        assert (10, 1, 0.25) == (pool.stats().runs.succeeded, pool.stats().busy, pool.stats().utilisation)
+
+
+@pytest.mark.virtual
+async def test_the_pause_before_a_retry_is_no_work() -> None:
+    """A run of two attempts that each take a second, with two seconds in between, is at work for half of its time."""
+    attempts = iter(range(100))
+
+    async def job() -> None:
+        await asyncio.sleep(1)
+        if next(attempts) % 2 == 0:
+            raise OSError
+
+    async with rc.Pool(job, retry=rc.Retry(OSError, backoff=rc.Constant("2s"))) as pool:
+        await asyncio.sleep(40)
+        assert 0.5 == pytest.approx(pool.stats().utilisation)
+
+
+def test_the_tables_about_scaling_are_what_its_examples_print(capsys: pytest.CaptureFixture[str]) -> None:
+    """Run again on virtual time, the examples decide at the times and for the reasons that the page shows."""
+    page = SCALING.read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "scaling"}
+    shown = page.split("## Seen on virtual time")[1].split("\n## ")[0]
+    tables = re.findall(r"^```text\n(.*?)^```$", shown, re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        tree = ast.parse(block)
+        # All but what the first example runs.
+        tree.body = [one for one in tree.body if not isinstance(one, ast.Expr)]
+        exec(compile(tree, str(SCALING), "exec", dont_inherit=True), names)
+    for test, table in zip(("test_a_queue_follows_its_load", "test_a_pool_follows_its_load"), tables, strict=True):
+        run_virtual(names[test])
+        assert table == capsys.readouterr().out
