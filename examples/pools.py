@@ -54,7 +54,7 @@ async def main() -> None:
         print("  workers:", await pool.resize(8))
         await inbox.join()
         print(f"  {counter.succeeded} were consumed, {counter.failed} failed")
-        print(f"  half of the runs took less than {elapsed.p50 * 1000:.0f} ms")
+        print(f"  the median run took {elapsed.p50 * 1000:.0f} ms")
 
     print("by load: many messages, and then none")
     scale = rc.Scale(every="50ms", window="200ms", wait="100ms", hold="300ms", cooldown="100ms")
