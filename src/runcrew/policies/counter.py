@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterable
+from functools import reduce
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from runcrew.abc import Handler
@@ -249,6 +251,11 @@ def take(notes: list[T], count: int | None = None) -> list[T]:
     taken = notes[:count]
     del notes[: len(taken)]
     return taken
+
+
+def sum_of(several: Iterable[Numbers]) -> Numbers:
+    """All of them together."""
+    return reduce(_sum, several, Numbers())
 
 
 def _sum(a: Numbers, b: Numbers) -> Numbers:

@@ -25,6 +25,7 @@ from runcrew.policies.counter import (
     kind_of_error,
     kind_of_outcome,
     layer_of,
+    sum_of,
     take,
 )
 
@@ -46,6 +47,8 @@ class Times(NamedTuple):
     #: `loop.time()`). None: none has ended.
     last: float = 0.0
     ended: float | None = None
+    #: The numbers of the same moment.
+    numbers: Numbers = Numbers()
 
 
 class TimedSource(Protocol):
@@ -56,7 +59,7 @@ class TimedSource(Protocol):
         ...
 
     def times(self) -> Times:
-        """How long they took, of one moment. Called in any thread, right after `numbers`."""
+        """How long they took, and their numbers, all of one moment. Called in any thread."""
         ...
 
 
@@ -180,9 +183,10 @@ class Elapsed(Tally):
         """All that is known, of one moment. In any thread; runs that begin and end meanwhile do not wait."""
         with self._lock:
             self._count()
-            succeeded, failed, cancelled = (_merged(digests) for digests in self._all())
+            times = self._times()
+            succeeded, failed, cancelled = self._merge(times)
             everything = _merged([succeeded, failed, cancelled])
-            numbers, last = self._summed(), self._latest()
+            numbers, last = sum_of([self._kept, *(each.numbers for each in times)]), self._latest(times)
         return Timings(
             numbers, last, everything.snapshot(), succeeded.snapshot(), failed.snapshot(), cancelled.snapshot()
         )
@@ -197,7 +201,7 @@ class Elapsed(Tally):
         """How long the run took that ended last."""
         with self._lock:
             self._count()
-            return self._latest()
+            return self._latest(self._times())
 
     @property
     def average(self) -> float:
@@ -274,24 +278,26 @@ class Elapsed(Tally):
         if times.ended is not None and (self._ended is None or times.ended >= self._ended):
             self._last, self._ended = times.last, times.ended
 
-    def _all(self) -> list[list[Digest]]:
-        """Three lists: of runs that succeeded, failed, were cancelled; here and by the sources. The lock is held."""
-        times = [source.times() for source in self._sources.values()]
-        return [[own, *(each[kind] for each in times)] for kind, own in enumerate(self._digests)]
+    def _times(self) -> list[Times]:
+        """Of all sources, each asked once. The lock is held."""
+        return [source.times() for source in self._sources.values()]
+
+    def _merge(self, times: list[Times]) -> list[Digest]:
+        """Of runs that succeeded, failed, were cancelled; here and by the sources. The lock is held."""
+        theirs = [(each.succeeded, each.failed, each.cancelled) for each in times]
+        return [_merged(digests) for digests in zip(self._digests, *theirs, strict=True)]
 
     def _each(self) -> list[Digest]:
-        """Copies of all of them."""
         with self._lock:
             self._count()
-            return [_merged(digests) for digests in self._all()]
+            return self._merge(self._times())
 
-    def _latest(self) -> float:
+    def _latest(self, times: list[Times]) -> float:
         """The lock is held."""
         ended, span = self._ended, self._last
-        for source in self._sources.values():
-            times: Times = source.times()
-            if times.ended is not None and (ended is None or times.ended >= ended):
-                ended, span = times.ended, times.last
+        for theirs in times:
+            if theirs.ended is not None and (ended is None or theirs.ended >= ended):
+                ended, span = theirs.ended, theirs.last
         return span
 
 

@@ -14,7 +14,7 @@ from runcrew.insight import Digest, RunStats
 from runcrew.job import Outcome, Run, Status
 from runcrew.policies.counter import Numbers
 from runcrew.policies.elapsed import Times
-from runcrew.pool.tape import GROUP, Counted
+from runcrew.pool.tape import GROUP, Counted, Tape
 
 if TYPE_CHECKING:
     from runcrew.pool.cycle import Cycle
@@ -82,15 +82,11 @@ class Books:
         if counted is None:
             return
         if self._digests is not None:
-            self._digest(cycle, self._digests[0], self._grouped)
+            _digest(cycle.tape, self._digests[0], self._grouped)
         self._ended[_SUCCEEDED] += counted.runs
         self._last_ended = self._floor.now()
         self._time(counted)
         cycle.tape.clear()
-
-    def _digest(self, cycle: Cycle, singles: Digest, grouped: Digest) -> None:
-        singles.add_many(cycle.tape.singles[:])
-        grouped.add_many([took / GROUP for took in cycle.tape.groups[:]])
 
     def _time(self, counted: Counted) -> None:
         self._timed += counted.runs
@@ -135,53 +131,56 @@ class Books:
     def runs(self) -> RunStats:
         """The numbers as they stand, from any thread."""
         with self._lock:
-            counts, running = dict(self._ended), 0
-            timed, total, last, last_ended = self._timed, self._total, self._last, self._last_ended
-            least, most = self._least, self._most
-            for cycle in self._floor.cycles():
-                running += cycle.running
-                pending = cycle.tape.counted()
-                if pending is not None:
-                    counts[_SUCCEEDED] += pending.runs
-                    timed, total = timed + pending.runs, total + pending.total
-                    least, most = min(least, pending.least), max(most, pending.most)
-                    ended = self._floor.instant(cycle.since + pending.total)
-                    if ended >= last_ended:
-                        last, last_ended = pending.last, ended
-            return RunStats(
-                begun=sum(counts.values()) + running,
-                in_flight=running,
-                retries=self._retries,
-                elapsed_total=total,
-                elapsed_last=last if timed else None,
-                elapsed_min=least if timed else None,
-                elapsed_max=most if timed else None,
-                last_ended=last_ended or None,
-                **{status.value: count for status, count in counts.items()},
-            )
+            return self._runs(self._look())
+
+    def _look(self) -> list[tuple[Cycle, bool, Tape]]:
+        """What cycles have not handed in yet, each looked at once: whether a run is under way, and what has ended."""
+        return [(cycle, cycle.running, cycle.tape.copy()) for cycle in self._floor.cycles()]
+
+    def _runs(self, found: list[tuple[Cycle, bool, Tape]]) -> RunStats:
+        counts, running = dict(self._ended), 0
+        timed, total, last, last_ended = self._timed, self._total, self._last, self._last_ended
+        least, most = self._least, self._most
+        for cycle, runs, tape in found:
+            running += runs
+            pending = tape.counted()
+            if pending is not None:
+                counts[_SUCCEEDED] += pending.runs
+                timed, total = timed + pending.runs, total + pending.total
+                least, most = min(least, pending.least), max(most, pending.most)
+                ended = self._floor.instant(cycle.since + pending.total)
+                if ended >= last_ended:
+                    last, last_ended = pending.last, ended
+        return RunStats(
+            begun=sum(counts.values()) + running,
+            in_flight=running,
+            retries=self._retries,
+            elapsed_total=total,
+            elapsed_last=last if timed else None,
+            elapsed_min=least if timed else None,
+            elapsed_max=most if timed else None,
+            last_ended=last_ended or None,
+            **{status.value: count for status, count in counts.items()},
+        )
 
     def numbers(self) -> Numbers:
         """For a Counter that reads them here: see `runcrew.policies.counter.Source`."""
-        runs = self.runs()
-        cut = runs.cancelled + runs.interrupted + runs.skipped
-        return Numbers(runs.begun, runs.ended, runs.failed + runs.timed_out, cut)
+        return _numbers(self.runs())
 
     def times(self) -> Times:
         """The same for an Elapsed."""
         assert self._digests is not None
         with self._lock:
-            digests = [Digest(), Digest(), Digest()]
-            for digest, kept in zip(digests, self._digests, strict=True):
+            good, bad, cut, grouped = Digest(), Digest(), Digest(), Digest()
+            for digest, kept in zip((good, bad, cut, grouped), (*self._digests, self._grouped), strict=True):
                 digest.merge(kept)
-            grouped = Digest()
-            grouped.merge(self._grouped)
-            for cycle in self._floor.cycles():
-                self._digest(cycle, digests[0], grouped)
-            digests[0].merge(grouped, GROUP)
-            runs = self.runs()
-            good, bad, cut = digests
-            ended = None if runs.last_ended is None else self._floor.tick_at(runs.last_ended)
-            return Times(good, bad, cut, runs.elapsed_last or 0.0, ended)
+            found = self._look()
+            for _, _, tape in found:
+                _digest(tape, good, grouped)
+            runs = self._runs(found)
+        good.merge(grouped, GROUP)
+        ended = None if runs.last_ended is None else self._floor.tick_at(runs.last_ended)
+        return Times(good, bad, cut, runs.elapsed_last or 0.0, ended, _numbers(runs))
 
     # --- telling ----------------------------------------------------------------------------
 
@@ -237,3 +236,13 @@ class Books:
         _log.warning(said, self._name, run.id, extra={"service": self._name, "run": run.id})
         if self._hub.wants(ThreadAbandoned):
             self._hub.emit(ThreadAbandoned(given.since, self._name, run.id))
+
+
+def _digest(tape: Tape, singles: Digest, grouped: Digest) -> None:
+    singles.add_many(tape.singles)
+    grouped.add_many([took / GROUP for took in tape.groups])
+
+
+def _numbers(runs: RunStats) -> Numbers:
+    cut = runs.cancelled + runs.interrupted + runs.skipped
+    return Numbers(runs.begun, runs.ended, runs.failed + runs.timed_out, cut)

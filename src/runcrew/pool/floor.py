@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
-from runcrew.backends import AbandonedCall
+from runcrew.backends import AbandonedCall, NoThread
 from runcrew.errors import ConfigError, JobCrashed, StopTree, brief
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Outcome, Run, Status
-from runcrew.lifecycle.tasks import unless_torn_down
+from runcrew.lifecycle.tasks import MOMENT
 from runcrew.policies.elapsed import Elapsed
 from runcrew.policies.guard import guarded
 from runcrew.pool.books import Books
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from runcrew.pool.setup import Setup
 
 _log: Final = logging.getLogger("runcrew")
+
+#: How long to wait where the system refuses to start a thread, at least. In seconds.
+_NO_THREAD: Final = 0.1
 
 
 class Floor:
@@ -55,6 +58,8 @@ class Floor:
         #: What was given up, by its worker: until that is gone.
         self.left: dict[Worker, AbandonedCall] = {}
         self._cycles: dict[Worker, Cycle] = {}
+        #: Those whose cycle was cancelled by somebody else, until they begin another.
+        self._coming_back: dict[Worker, asyncio.TimerHandle] = {}
         self.turns = turns_of(self.loop, self.tick)
         self.occupancy = Occupancy(self.tick)
         self.books = Books(self, timed=any(isinstance(one, Elapsed) for one in setup.kept))
@@ -119,6 +124,9 @@ class Floor:
         """See Door."""
         if worker.work is not None:
             worker.work.leave()
+        elif (timer := self._coming_back.pop(worker, None)) is not None:
+            timer.cancel()
+            self.loop.call_soon(self._again, worker, 0, context=self.context)
 
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
@@ -141,6 +149,8 @@ class Floor:
             self.home.hub.emit(OpeningFailed(self.now(), self.name, worker.number, delay, error))
         if isinstance(error, ConfigError):
             self.home.fail(error)
+        elif is_kind(error, KeyboardInterrupt):
+            self.home.fail(JobCrashed("the making of a resource or job was interrupted from the keyboard"), error)
 
     def group_stalled(self) -> None:
         """See Door."""
@@ -167,17 +177,21 @@ class Floor:
         self.occupancy.leave(cycle)
         worker.work = worker.task = None
         if outside and worker.state is BUSY:
-            # Mostly that is the loop on its way down, where nothing is to be begun any more.
-            unless_torn_down(self._again, worker)
+            # Mostly that is the loop on its way down, where nothing is to be begun any more: so not before a moment.
+            wait = max(MOMENT, self.setup.pause_after(cycle.in_a_row))
+            self._coming_back[worker] = self.later(wait, self._again, worker, cycle.in_a_row)
         else:
             self.group.released(worker)
 
-    def _again(self, worker: Worker) -> None:
+    def _again(self, worker: Worker, in_a_row: int) -> None:
         """The loop goes on: so does the worker."""
+        self._coming_back.pop(worker, None)
         if worker.state is BUSY and worker.work is None:
             worker.state = FREE
             self.group.free[worker] = None
             self.worker_free(worker)
+            if worker.work is not None:
+                worker.work.in_a_row = in_a_row
         elif worker.state is not BUSY and worker.work is None:
             self.group.released(worker)
 
@@ -203,6 +217,8 @@ class Floor:
             return 0.0
         cycle.in_a_row += 1
         delay = self.setup.pause_after(cycle.in_a_row)
+        if is_kind(outcome.error, NoThread):
+            delay = max(delay, _NO_THREAD)
         if outcome.status is Status.FAILED or outcome.status is Status.TIMED_OUT:
             self.books.failed(run, outcome, delay if cycle.goes_on else 0.0)
             self._judge(cycle, outcome)
@@ -239,7 +255,11 @@ class Floor:
         self.books.abandoned(run, given)
 
     def given_up(self, cycle: Cycle) -> None:
-        """Nobody waits for this cycle any more."""
+        """Nobody waits for this cycle, and the run that it has under way, any more."""
+        if self.books.tells:
+            run = cycle.named()
+            run.ask_to_end(Status.INTERRUPTED, "it would not stop, and was given up")
+            self.books.tell_end(run, run.ended_by_request(self.now()))
         if self._cycles.pop(cycle.worker, None) is not None:
             self.occupancy.leave(cycle)
 

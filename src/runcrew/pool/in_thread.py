@@ -21,9 +21,6 @@ from runcrew.workers import OwnThread, Worker
 if TYPE_CHECKING:
     from runcrew.pool.floor import Floor
 
-#: How long to wait where the system refuses to start a thread, at least. In seconds.
-_NO_THREAD: Final = 0.1
-
 _GROUP: Final = [*range(1, GROUP + 1)]
 
 
@@ -71,7 +68,7 @@ class ThreadCycle(Cycle):
             run = self.run or self.new_run(self.tick())
             delay = self.floor.run_ended(self, run, run.finished(Status.FAILED, self.floor.now(), error=error))
             self.run_over()
-            self._go_on(max(delay, _NO_THREAD))
+            self._go_on(delay)
 
     def _go_on(self, delay: float) -> None:
         if self.goes_on and delay:

@@ -88,6 +88,10 @@ class LoopCycle(Cycle):
         """See Cycle."""
         return self.task.cancelling() > 0
 
+    def takes_turn(self, at: float) -> bool:
+        """Whether the slice is over, and another may begin at once."""
+        return not self.is_being_cancelled and self.floor.turns.take(at)
+
     def is_cancelled(self, error: BaseException) -> bool:
         """Whether this is the cancellation of its task: by ourselves, or from outside."""
         return is_kind(error, asyncio.CancelledError) and (self.why is not None or self.task.cancelling() > 0)
@@ -167,7 +171,7 @@ class BareCycle(LoopCycle):
             ended = tick()
             add(ended - began)
             if ended >= ends:
-                if self.told or not turns.take(ended):
+                if self.told or self.is_being_cancelled or not turns.take(ended):
                     break
                 ends = turns.ends
             began = ended
@@ -190,7 +194,7 @@ class BareCycle(LoopCycle):
                     return
                 tape.groups.append(ended - began)
                 if ended >= ends:
-                    if not turns.take(ended):
+                    if self.is_being_cancelled or not turns.take(ended):
                         return
                     ends = turns.ends
                 began = ended
@@ -209,7 +213,7 @@ class BareCycle(LoopCycle):
             ended = tick()
             tape.singles.append(ended - at)
             self.run_over()
-            if self.told or len(tape.singles) >= turns.most or (ended >= turns.ends and not turns.take(ended)):
+            if self.told or len(tape.singles) >= turns.most or (ended >= turns.ends and not self.takes_turn(ended)):
                 return
             at = ended
 
@@ -303,7 +307,7 @@ class ChainCycle(LoopCycle):
                 if outcome.status is not _SUCCEEDED:
                     return delay
             at = tick()
-            if self.told or len(tape.singles) >= turns.most or (at >= turns.ends and not turns.take(at)):
+            if self.told or len(tape.singles) >= turns.most or (at >= turns.ends and not self.takes_turn(at)):
                 books.count(self)
                 return 0.0
 

@@ -146,7 +146,8 @@ class Pool(PoolService):
         hooks_timeout: Duration = "5s",
     ) -> None:
         """job: each worker runs it, one run after another without a pause; without arguments, or with its own resource.
-            Async on the loop, plain in the worker's own thread. All runs of one worker share a context.
+            Async on the loop, plain in the worker's own thread. All runs of one worker share a
+            context, but those of plain jobs with policies or middleware around them, which get copies.
         job_factory: in its place, called once for each worker: gives that worker's own job, so that what it keeps
             needs no lock. Plain or async; called on the loop, so it must not block. What has to be taken down again,
             or lives in a thread, is a resource.

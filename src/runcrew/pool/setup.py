@@ -23,7 +23,7 @@ from runcrew.pool.on_loop import BareCycle, ChainCycle
 from runcrew.pool.place import Place
 from runcrew.workers import UNSET, Recipe, Unset, Worker
 from runcrew.workers.group import UNLIMITED
-from runcrew.workers.resource import check_fit
+from runcrew.workers.resource import check_fit, refuse_signature
 from runcrew.workers.scale import Scale
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class Setup:
         if self._backend is not None or not plain:
             self.handler = self._chain(rest)
         if self.job is not None:
+            refuse_signature(self.job.fn, "job", 1 if self.gives_resource else 0)
             self.check(self.job)
 
     def describe(self) -> tuple[str, ...]:
@@ -209,6 +210,8 @@ class Setup:
             raise ConfigError("job: there is none: give a function, or job_factory= for a job of each worker's own")
         if job is not None and factory is not None:
             raise ConfigError("job_factory: it gives each worker a job of its own: give it or `job`, not both")
+        if factory is not None:
+            refuse_signature(factory, "job_factory", 0)
         return None if job is None else Job(job, self._name)
 
     def _sizes(self, least: int, most: int | None, initial: int | None) -> None:

@@ -74,8 +74,8 @@ class Tape:
         return True
 
     def counted(self) -> Counted | None:
-        """What is on it; None: nothing."""
-        singles, groups = self.singles[:], self.groups[:]
+        """What is on it; None: nothing. Of a copy, or between two runs."""
+        singles, groups = self.singles, self.groups
         if not singles and not groups:
             return None
         runs, total = len(singles) + GROUP * len(groups), sum(singles) + sum(groups)
@@ -83,6 +83,12 @@ class Tape:
         least = min(min(singles, default=last), min(groups) / GROUP if groups else last)
         most = max(max(singles, default=last), max(groups) / GROUP if groups else last)
         return Counted(runs, total, least, most, last)
+
+    def copy(self) -> Tape:
+        """What is on it now. From any thread."""
+        copy = Tape()
+        copy.singles, copy.groups = self.singles[:], self.groups[:]
+        return copy
 
     def clear(self) -> None:
         """All of it has been counted. Between two runs."""

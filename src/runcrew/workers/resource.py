@@ -126,7 +126,7 @@ class Recipe(Generic[R]):
     def _refuse_unusable(self, fn: Any, what: str) -> None:
         if not callable(fn):
             raise ConfigError(f"{what}: {fn!r} is not callable: give a function of the resource, or None")
-        _refuse_signature(fn, what, 1)
+        refuse_signature(fn, what, 1)
         core = _core(fn)
         if inspect.isgeneratorfunction(core) or inspect.isasyncgenfunction(core):
             raise ConfigError(f"{what}: {_name(fn)} is a generator function, which does nothing when it is called")
@@ -387,7 +387,7 @@ def _kind_of(make: Any) -> Kind:
     core = _core(make)
     code = getattr(core, "__code__", None)
     managed = code is _PLAIN_HELPER or code is _ASYNC_HELPER
-    _refuse_signature(make, "resource", 0, inside=managed)
+    refuse_signature(make, "resource", 0, inside=managed)
     if code is _ASYNC_HELPER or inspect.isasyncgenfunction(core):
         return Kind.ASYNC_GENERATOR
     if code is _PLAIN_HELPER or inspect.isgeneratorfunction(core):
@@ -395,7 +395,7 @@ def _kind_of(make: Any) -> Kind:
     return Kind.ASYNC_CREATOR if inspect.iscoroutinefunction(core) else Kind.CREATOR
 
 
-def _refuse_signature(fn: Callable[..., object], what: str, count: int, *, inside: bool = False) -> None:
+def refuse_signature(fn: Callable[..., object], what: str, count: int, *, inside: bool = False) -> None:
     """Refuse what cannot be called with so many arguments. What does not tell its parameters is let through."""
     try:
         # Not behind decorators, which may add arguments.
