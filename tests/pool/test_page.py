@@ -205,6 +205,25 @@ async def test_a_thread_that_is_to_leave_does_not_begin_to_wait() -> None:
 
 
 @pytest.mark.virtual
+async def test_a_run_is_idle_as_soon_as_one_of_its_tasks_is() -> None:
+    """What another task of the same run works at meanwhile is no work, and ends with the run."""
+
+    async def waits() -> None:
+        with rc.current_run().idle():
+            await asyncio.sleep(100)
+
+    async def job() -> None:
+        await asyncio.gather(waits(), asyncio.sleep(100))
+
+    pool = rc.Pool(job)
+    await pool.start()
+    await asyncio.sleep(1)
+    assert (1, 0.0) == (pool.stats().idle, pool.stats().utilisation)
+    await pool.stop()
+    assert (1, 1.0) == (pool.stats().runs.interrupted, now())
+
+
+@pytest.mark.virtual
 async def test_the_newest_leave_whatever_they_are_at() -> None:
     """One that is at work goes before an older one that is idle; and one that is idle does so at once."""
     made = iter(["idle", "works", "idle"])
@@ -250,8 +269,11 @@ async def test_a_cancellation_from_outside_ends_a_pool_that_is_to_end_on_errors(
     assert (1, 1) == (pool.stats().runs.failed, pool.stats().runs.interrupted)
 
 
+@pytest.mark.parametrize("options", [{}, {"deadline": "1h"}], ids=["bare", "chain"])
 @pytest.mark.virtual
-async def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thread_that_cannot_be_started_is_tried_again(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each attempt is a failed run, the next one comes after a tenth of a second at least, and then runs go on."""
     tried: list[float] = []
 
@@ -264,7 +286,7 @@ async def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch: pytes
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        pool = rc.Pool(job, backoff=None)
+        pool = rc.Pool(job, backoff=None, **options)
         await pool.start()
         await asyncio.sleep(0.35)
     assert pytest.approx([0.0, 0.1, 0.2, 0.3]) == tried
