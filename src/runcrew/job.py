@@ -12,8 +12,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,7 +31,7 @@ from runcrew.errors import (
     RunTimeout,
     brief,
 )
-from runcrew.pause import Pause
+from runcrew.pause import Idle, Pause
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -231,6 +230,8 @@ class Run:
     service: str | None = None
     #: The service whose work it is part of, where its owner has not put that into the context.
     home: Any = None
+    #: The run inside which it was made, or what stands for that; where it waits, that one does.
+    outer: Any = None
     #: Its deadline and the end of this attempt's time, in seconds since the epoch.
     due: float | None = None
     limit: float | None = None
@@ -317,23 +318,18 @@ class Run:
         """
         return Pause.of(self, seconds(span, "sleep"), raises=True)
 
-    @contextmanager
-    def idle(self) -> Generator[None]:
+    def idle(self) -> Idle:
         """Say that the job waits for something to do: `with run.idle(): message = await inbox.get()`.
 
         What matters to a pool: that time counts as no work, and when the worker is to leave, it need not be waited
         for. The run ends there then: by `asyncio.CancelledError`, which comes out of what it awaits. In a thread
         `run.cancelled` becomes true, and once it is, the block is not entered. Elsewhere it changes nothing.
+        A run waits as soon as one of its tasks says so; one inside another (`rc.call`, `rc.policy`) is part of that.
         """
-        hears = self.on_idle
-        if hears is None:
-            yield
-            return
-        hears(True)
-        try:
-            yield
-        finally:
-            hears(False)
+        run: Run | None = self
+        while run is not None and run.on_idle is None:
+            run = None if run.outer is None else made(run.outer)
+        return Idle(None if run is None else run.on_idle)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -454,6 +450,11 @@ def made(parts: Run | list[Any] | Unmade) -> Run:
 def entered() -> Run | list[Any] | Unmade | None:
     """What was entered here, made or not; None outside any run."""
     return _running.get(None)
+
+
+def outer_of(token: Token[Run]) -> Any:
+    """What had been entered before that was."""
+    return None if token.old_value is Token.MISSING else token.old_value
 
 
 def new_number() -> int:

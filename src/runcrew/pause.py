@@ -1,11 +1,11 @@
-"""Pause: what a job gets that asks to wait, alike in async jobs and in threads."""
+"""Pause and Idle: what a job gets that asks to wait, or says that it waits, alike in async jobs and in threads."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from runcrew import clock as clocks
@@ -95,3 +95,20 @@ def _on_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+class Idle:
+    """A block in which a job waits for something to do: see `Run.idle`."""
+
+    __slots__ = ("_hears",)
+
+    def __init__(self, hears: Callable[[bool], None] | None) -> None:
+        self._hears = hears
+
+    def __enter__(self) -> None:
+        if self._hears is not None:
+            self._hears(True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._hears is not None:
+            self._hears(False)

@@ -304,6 +304,10 @@ class FakeDoor:
     def worker_leaves(self, worker: Worker) -> None:
         """See Door."""
 
+    def is_idle(self, worker: Worker) -> bool:
+        """See Door."""
+        return False
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         self._told("lost", worker)
         if worker.task is not None and not worker.task.cancelling():

@@ -290,15 +290,15 @@ def test_one_endless_run_is_no_load_for_a_pool() -> None:
 
 
 def test_a_pool_grows_where_its_workers_have_hardly_a_pause() -> None:
-    """From halfway between what is meant and all there is, for `wait` at least, it grows to what is meant."""
+    """From halfway between what is meant and all there is, for twice `wait` at least, it grows to what is meant."""
 
-    def asked(workers: int, busy: float, seconds: int = 3) -> int:
+    def asked(workers: int, busy: float, seconds: int = 5) -> int:
         scaling = Scaling(Scale(wait="2s", utilisation=0.75), 1, 50)
         return [scaling.decide(Load(float(at), workers, busy, at)).after for at in range(seconds)][-1]
 
     assert [20, 24, 26, 27] == [asked(20, 17.4), asked(20, 17.6), asked(20, 19.0), asked(20, 20.0)]
     assert [2, 50] == [asked(1, 1.0), asked(40, 40.0)]
-    assert 20 == asked(20, 20.0, 2)
+    assert 20 == asked(20, 20.0, 4)
     scaling = Scaling(Scale(wait=0, utilisation=0.1), 1, 50)
     scaling.decide(Load(0.0, 4, 4.0, 0))
     decision = scaling.decide(Load(1.0, 4, 4.0, 9))

@@ -161,6 +161,8 @@ def _middleware(given: object) -> tuple[Middleware, ...]:
     if not is_listed(given):
         raise ConfigError(f"middleware: {given!r} is no list: give [first, second], the first is outermost")
     for one in given:
+        if isinstance(one, type):
+            raise ConfigError(f"middleware: {one.__qualname__} is a class: give one of it, {one.__qualname__}(…)")
         check_plain(one, "middleware", "a handler and returns a handler")
     return tuple(given)
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterable
 from functools import reduce
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from runcrew.abc import Handler
 from runcrew.job import Outcome, Run, Status
@@ -89,6 +89,9 @@ class Tally:
     def __repr__(self) -> str:
         now = self._numbers()
         return f"<{type(self).__name__}: {now.started} started, {now.finished} finished, {now.failed} failed>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is not copied: a copy would not hear of what this one is around")
 
     # --- asking -------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from runcrew import clock
 from runcrew.abc import Handler, Middleware
 from runcrew.backends import choose
 from runcrew.durations import Duration
-from runcrew.job import Job, Outcome, Run, Status
+from runcrew.job import Job, Outcome, Run, Status, entered
 from runcrew.lifecycle.execution import checked_outcome
 from runcrew.policies.blocking import blocking
 from runcrew.policies.compile import Options, chain
@@ -175,7 +175,7 @@ async def carry_out(handler: Handler, run: Run) -> Any:
 
     Cancelling it cancels the run, and raises asyncio.CancelledError when the run has ended.
     """
-    run.queued = clock.current().now()
+    run.queued, run.outer = clock.current().now(), entered()
     try:
         outcome: object = await handler(run)
     except asyncio.CancelledError:

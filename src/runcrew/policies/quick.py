@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runcrew import clock
-from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade, leave, made
+from runcrew.job import Job, Outcome, Run, Status, enter, enter_unmade, entered, leave, made, outer_of
 from runcrew.policies.compile import Options
 from runcrew.policies.retry import FRESH, GiveUp, decide
 from runcrew.policies.retrying import Brief, Retrying, being_cancelled, follows_at_once, retrying
@@ -51,6 +51,7 @@ def _untimed(job: Job, rest: Retrying) -> Callable[..., Any]:
             now, run, decided = clock.current().now(), made(run), None
             if last is not None:
                 break
+            run.outer = outer_of(token)
             if run.started is None:  # nobody looked at the time when it began
                 run.queued = run.started = now
             decided = decide(rules, FRESH, error, now=now)
@@ -75,7 +76,7 @@ def _timed(job: Job, rest: Retrying, span: float) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> Any:
         run = Run(job, args, kwargs)
         run.queued = run.started = now = clock.current().now()
-        run.limit = now + span
+        run.limit, run.outer = now + span, entered()
         loop = asyncio.get_running_loop()
         alarm = Alarm(run, loop, loop.time() + span)
         token = enter(run)

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
@@ -128,6 +129,10 @@ class Floor:
             timer.cancel()
             self.loop.call_soon(self._again, worker, 0, context=self.context)
 
+    def is_idle(self, worker: Worker) -> bool:
+        """See Door."""
+        return worker.work is None or worker.work.waits > 0
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
         said = "the resource of its worker is lost" if worker.faulty else "its worker was told to leave at once"
@@ -223,22 +228,24 @@ class Floor:
             self.books.failed(run, outcome, delay if cycle.goes_on else 0.0)
             self._judge(cycle, outcome)
         elif outcome.error is not None and not is_kind(outcome.error, asyncio.CancelledError):
-            # It would have been tried again, but for a stop: its last error is not to be lost.
+            # It would have been tried again, but for a stop: its last error is not to be lost. And where that came
+            # after the pool was told to stop, it is what came of the run that was to be finished.
             self.books.failed(run, outcome, 0.0)
-            if self.setup.stop_on_error and outcome.status is not Status.SKIPPED:
-                self.home.fail(outcome.error)
+            if not self.open and run.history and run.history[-1].wait is None:
+                self._judge(cycle, outcome)
         return delay
 
     def _judge(self, cycle: Cycle, outcome: Outcome[Any]) -> None:
         """What a failure means for the worker, and for the pool."""
         error, setup = outcome.error, self.setup
+        is_cut = outcome.status is Status.INTERRUPTED
         if is_kind(error, KeyboardInterrupt):
             # Whoever sits at the keyboard does not mean this job.
             self.home.fail(JobCrashed(f"{cycle.job.name} was interrupted from the keyboard"), error)
         elif error is not None and is_kind(error, Exception) and not self._is_healthy(error):
             self.group.condemn(cycle.worker, error, "its resource proved faulty")
         elif setup.stop_on_error:
-            self.home.fail(_as_raised(outcome))
+            self.home.fail(_as_raised(replace(outcome, status=Status.FAILED) if is_cut else outcome))
 
     def _is_healthy(self, error: BaseException) -> bool:
         healthy = self.setup.healthy

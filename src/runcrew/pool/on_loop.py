@@ -33,6 +33,8 @@ class LoopCycle(Cycle):
     """A cycle in a task of its own."""
 
     task: asyncio.Task[None]
+    #: What it waits for its turn by.
+    _turn: asyncio.Future[None] | None = None
 
     def begin(self) -> None:
         """See Cycle."""
@@ -43,12 +45,13 @@ class LoopCycle(Cycle):
 
     async def _live(self) -> None:
         """Run after run, as long as it goes on."""
-        turns, task, still = self.floor.turns, self.task, 0
+        floor, turns, task, still = self.floor, self.floor.turns, self.task, 0
         enter_unmade(self)
         # What has been cancelled from outside goes no further, even where the job took no notice of it.
         while self.goes_on and not task.cancelling():
             if not turns.take(self.tick()):
-                await turns.wait()
+                self._turn = floor.loop.create_future()
+                await turns.wait(self._turn)
                 if not self.goes_on:
                     return
             began = self.tick()
@@ -58,9 +61,15 @@ class LoopCycle(Cycle):
             elif self.tape.done - still >= turns.most:
                 turns.stands_still()
             if delay and self.goes_on:
-                over: asyncio.Future[None] = self.floor.loop.create_future()
+                over: asyncio.Future[None] = floor.loop.create_future()
                 self.pause(delay, lambda over=over: over.done() or over.set_result(None))  # type: ignore[misc]
                 await over
+
+    def end_pause(self) -> None:
+        """See Cycle. Nor does it wait for its turn, where it is not to begin anything."""
+        super().end_pause()
+        if self.told and self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
 
     async def _some(self) -> float:
         """As many runs as there is time for, up to one that does not succeed. Seconds to pause for then."""
@@ -205,7 +214,7 @@ class BareCycle(LoopCycle):
 
     async def _known(self) -> None:
         """Runs that the job looks at: each is entered, so that what it leaves behind knows it by itself."""
-        call, tick, tape, turns = self._call, self.tick, self.tape, self.floor.turns
+        call, tick, tape, turns, books = self._call, self.tick, self.tape, self.floor.turns, self.floor.books
         at = self.since = tick()
         while True:
             enter(self.new_run(at))
@@ -213,7 +222,9 @@ class BareCycle(LoopCycle):
             ended = tick()
             tape.singles.append(ended - at)
             self.run_over()
-            if self.told or len(tape.singles) >= turns.most or (ended >= turns.ends and not self.takes_turn(ended)):
+            if self.told or books.tells or len(tape.singles) >= turns.most:
+                return
+            if ended >= turns.ends and not self.takes_turn(ended):
                 return
             at = ended
 

@@ -204,7 +204,7 @@ class Pool(PoolService):
         return self._resize(self.at_work().group.target + workers, cut=False)
 
     def less(self, workers: int = 1, mode: Literal["after_current", "now"] = "after_current") -> Change:
-        """Let there be so many fewer: the newest leave.
+        """Let there be so many fewer: those leave that have nothing to do, then the newest.
 
         mode: they end the run that they have under way first ("after_current"), or it is cut short and ends as
         interrupted ("now"). As `resize`.

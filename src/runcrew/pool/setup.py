@@ -109,6 +109,11 @@ class Setup:
         self._sizes(min, max, initial)
         self.stop_on_error = _flag(stop_on_error, "stop_on_error")
         self.backoff = None if backoff is None else checked(backoff)
+        if self.recipe is None and resource_backoff is not RESOURCE_BACKOFF:
+            raise ConfigError(
+                f"resource_backoff: {resource_backoff!r} means nothing without a resource or a job_factory: "
+                "give one, or leave it out"
+            )
         self.resource_backoff = checked(resource_backoff)
         self.scale = self._scale(scale)
         default = 8 if max is None else max

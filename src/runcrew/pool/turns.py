@@ -58,21 +58,26 @@ class Turns:
         self._still = True
         self.most = FEW
 
-    async def wait(self) -> None:
-        """Wait for the turn; then a run may begin. Cancelling it gives the turn to the next."""
-        turn: asyncio.Future[None] = self._loop.create_future()
+    async def wait(self, turn: asyncio.Future[None]) -> None:
+        """Wait for the turn; then a run may begin. Cancelling it gives the turn to the next.
+
+        turn: resolved when it has come; who wants to begin nothing any more resolves it, and does not wait.
+        """
         self._waiting.append(turn)
         if self._fresh and len(self._waiting) == 1:
             self._loop.call_soon(self._next, context=self._context)
         try:
             await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():
-                self._next()
-            elif turn in self._waiting:
+            if turn in self._waiting:
                 self._waiting.remove(turn)
+            elif turn.done() and not turn.cancelled():
+                self._next()
             raise
-        self._begin(self._now())
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        else:
+            self._begin(self._now())
 
     def _begin(self, now: float) -> None:
         self.ends = now + SLICE

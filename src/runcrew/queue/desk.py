@@ -418,6 +418,10 @@ class Desk:
     def worker_leaves(self, worker: Worker) -> None:
         """See Door. What it has in hand says so itself when it ends."""
 
+    def is_idle(self, worker: Worker) -> bool:
+        """See Door."""
+        return False
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
         self.carrier.lost(worker, error)

@@ -139,6 +139,10 @@ class Spares:
     def worker_leaves(self, worker: Worker) -> None:
         """See Door."""
 
+    def is_idle(self, worker: Worker) -> bool:
+        """See Door."""
+        return False
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """See Door."""
         self._desk.carrier.lost(worker, error)

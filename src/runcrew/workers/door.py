@@ -25,6 +25,10 @@ class Door(Protocol):
     def worker_leaves(self, worker: Worker) -> None:
         """This worker has work in hand, and has been told to leave when that has ended."""
 
+    def is_idle(self, worker: Worker) -> bool:
+        """Whether this worker, which has work in hand, has nothing to do there just now: it goes before the others."""
+        ...
+
     def worker_lost(self, worker: Worker, error: BaseException) -> None:
         """End what this worker has in hand: its resource is lost, or it has to leave at once."""
 

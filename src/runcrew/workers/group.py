@@ -247,8 +247,10 @@ class Group:
             surplus = min(surplus, self.staying - self.target)
             if surplus <= 0:
                 return
-            found = (worker for worker in reversed(self.roster) if worker.state is state)
-            for worker in list(islice(found, surplus)):
+            found = [worker for worker in reversed(self.roster) if worker.state is state]  # the newest first
+            if state is BUSY:
+                found.sort(key=self._door.is_idle, reverse=True)
+            for worker in found[:surplus]:
                 surplus -= 1
                 self.leave(worker, why)
                 if cut and worker.state is LEAVING:

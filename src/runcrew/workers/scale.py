@@ -87,15 +87,31 @@ class Scale:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a Scale does not change: make another one (tried to delete {name})")
 
+    def _values(self) -> tuple[float, ...]:
+        return self.every, self.window, self.wait, self.utilisation, self.hold, self.cooldown
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, Scale) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
     def __copy__(self) -> Scale:
         return self
 
     def __deepcopy__(self, memo: object) -> Scale:
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _scale, self._values()
+
     def __repr__(self) -> str:
         spans = ", ".join(f"{name}={text(getattr(self, name))!r}" for name in ("window", "wait", "hold", "cooldown"))
         return f"Scale({text(self.every)!r}, {spans}, utilisation={self.utilisation:g})"
+
+
+def _scale(every: float, window: float, wait: float, utilisation: float, hold: float, cooldown: float) -> Scale:
+    return Scale(every, window=window, wait=wait, utilisation=utilisation, hold=hold, cooldown=cooldown)
 
 
 def _share(given: Any) -> float:
@@ -301,6 +317,8 @@ class Scaling:
         busy = self._fresh.value
         if self._is_full(load):
             busy = max(busy, load.busy)  # after a quiet time, the average would be slow to see that
+        elif load.at - self._since < scale.window / 2:
+            return None  # an average over a look or two says little
         if busy < self._full * workers:
             return None
         want = max(_ceil(busy / scale.utilisation), workers + 1)
