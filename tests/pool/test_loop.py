@@ -285,3 +285,39 @@ async def test_a_job_may_go_through_different_lengths() -> None:
         runs = pool.stats().runs
         assert 5 == runs.succeeded
         assert [10, 0, 5] == pytest.approx([runs.elapsed_total, runs.elapsed_min, runs.elapsed_max])
+
+
+@pytest.mark.virtual
+async def test_a_worker_that_waits_for_something_does_not_stand_in_line() -> None:
+    """Beside many workers whose runs end at once, one that awaits what it does goes on as soon as that has come."""
+    inbox: asyncio.Queue[float] = asyncio.Queue()
+    late: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def noop() -> None:
+        pass
+
+    async def consume() -> None:
+        late.append(loop.time() - await inbox.get())
+
+    async with rc.Pool(noop, initial=40), rc.Pool(consume):
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            inbox.put_nowait(loop.time())
+        await seen(lambda: len(late) == 20)
+    assert max(late) < 0.005
+
+
+@pytest.mark.virtual
+async def test_leaving_waits_for_nobodys_turn() -> None:
+    """Workers that wait for their turn leave at once, however many wait before them."""
+    loop = asyncio.get_running_loop()
+
+    async def noop() -> None:
+        pass
+
+    async with rc.Pool(noop, initial=100) as pool:
+        await asyncio.sleep(0.2)
+        began = loop.time()
+        assert 1 == await pool.resize(1)
+        assert loop.time() - began < 0.005

@@ -30,7 +30,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = VirtualLoop(seed=1)
+        self.loop: Any = VirtualLoop(seed=1)
         self.before = clocks.current()
         clocks.use(VirtualClock(self.loop, None, 1))
         #: What the jobs have counted, in this life.
@@ -84,7 +84,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     def do(self, coro: Coroutine[Any, Any, T]) -> T:
         """Carry it out."""
-        return self.loop.run_until_complete(coro)
+        value: T = self.loop.run_until_complete(coro)
+        return value
 
     def call(self, fn: Any, *args: Any) -> Any:
         """A plain call, on the loop."""
@@ -105,7 +106,7 @@ class PoolMachine(RuleBasedStateMachine):
             rounds += 1
             run_once()
 
-        self.loop._run_once = counted  # type: ignore[method-assign]
+        self.loop._run_once = counted
         try:
             self.do(asyncio.sleep(span))
         finally:

@@ -43,6 +43,7 @@ class Books:
         self._lock = threading.RLock()
         self._ended = dict.fromkeys(Status, 0)
         self._retries = 0
+        self._begun = 0
         self._timed = 0
         self._total = self._last = self._most = 0.0
         self._least = float("inf")
@@ -148,12 +149,15 @@ class Books:
                 counts[_SUCCEEDED] += pending.runs
                 timed, total = timed + pending.runs, total + pending.total
                 least, most = min(least, pending.least), max(most, pending.most)
-                ended = self._floor.instant(cycle.since + pending.total)
-                if ended >= last_ended:
-                    last, last_ended = pending.last, ended
+                at = self._floor.instant(cycle.since + pending.total)
+                if at >= last_ended:
+                    last, last_ended = pending.last, at
+        ended = sum(counts.values())
+        # In a thread, a run may have ended before it is known that no other follows at once. This never goes back.
+        self._begun = max(self._begun, ended + running)
         return RunStats(
-            begun=sum(counts.values()) + running,
-            in_flight=running,
+            begun=self._begun,
+            in_flight=self._begun - ended,
             retries=self._retries,
             elapsed_total=total,
             elapsed_last=last if timed else None,

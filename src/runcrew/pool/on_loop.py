@@ -35,6 +35,8 @@ class LoopCycle(Cycle):
     task: asyncio.Task[None]
     #: What it waits for its turn by.
     _turn: asyncio.Future[None] | None = None
+    #: In which round of the loop the last run began; or one of those shortly before it.
+    _round = -1
 
     def begin(self) -> None:
         """See Cycle."""
@@ -49,12 +51,12 @@ class LoopCycle(Cycle):
         enter_unmade(self)
         # What has been cancelled from outside goes no further, even where the job took no notice of it.
         while self.goes_on and not task.cancelling():
-            if not turns.take(self.tick()):
+            if turns.round == self._round and not turns.take(self.tick()):
                 self._turn = floor.loop.create_future()
                 await turns.wait(self._turn)
                 if not self.goes_on:
                     return
-            began = self.tick()
+            self._round, began = turns.round, self.tick()
             delay = await self._some()
             if self.tick() > began:
                 still = self.tape.done
@@ -97,9 +99,11 @@ class LoopCycle(Cycle):
         """See Cycle."""
         return self.task.cancelling() > 0
 
-    def takes_turn(self, at: float) -> bool:
-        """Whether the slice is over, and another may begin at once."""
-        return not self.is_being_cancelled and self.floor.turns.take(at)
+    def goes_right_on(self, at: float) -> bool:
+        """The slice is over: whether another run may begin at once."""
+        turns, began = self.floor.turns, self._round
+        self._round = turns.round
+        return not self.is_being_cancelled and (self._round != began or turns.take(at))
 
     def is_cancelled(self, error: BaseException) -> bool:
         """Whether this is the cancellation of its task: by ourselves, or from outside."""
@@ -180,7 +184,7 @@ class BareCycle(LoopCycle):
             ended = tick()
             add(ended - began)
             if ended >= ends:
-                if self.told or self.is_being_cancelled or not turns.take(ended):
+                if self.told or not self.goes_right_on(ended):
                     break
                 ends = turns.ends
             began = ended
@@ -203,7 +207,7 @@ class BareCycle(LoopCycle):
                     return
                 tape.groups.append(ended - began)
                 if ended >= ends:
-                    if self.is_being_cancelled or not turns.take(ended):
+                    if not self.goes_right_on(ended):
                         return
                     ends = turns.ends
                 began = ended
@@ -224,7 +228,7 @@ class BareCycle(LoopCycle):
             self.run_over()
             if self.told or books.tells or len(tape.singles) >= turns.most:
                 return
-            if ended >= turns.ends and not self.takes_turn(ended):
+            if ended >= turns.ends and not self.goes_right_on(ended):
                 return
             at = ended
 
@@ -318,7 +322,7 @@ class ChainCycle(LoopCycle):
                 if outcome.status is not _SUCCEEDED:
                     return delay
             at = tick()
-            if self.told or len(tape.singles) >= turns.most or (at >= turns.ends and not self.takes_turn(at)):
+            if self.told or len(tape.singles) >= turns.most or (at >= turns.ends and not self.goes_right_on(at)):
                 books.count(self)
                 return 0.0
 

@@ -25,7 +25,7 @@ FEW: Final = 32
 class Turns:
     """The turns of one loop's workers."""
 
-    __slots__ = ("__weakref__", "_context", "_fresh", "_loop", "_now", "_still", "_waiting", "ends", "most")
+    __slots__ = ("__weakref__", "_context", "_fresh", "_loop", "_now", "_still", "_waiting", "ends", "most", "round")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
         self._loop = loop
@@ -37,6 +37,9 @@ class Turns:
         self._fresh = True
         #: Whether time stands still while runs end, and so many have ended that some of it should have passed.
         self._still = False
+        #: Counts the rounds. Who began in an earlier one than this has let the loop go round by waiting for something,
+        #: and needs no turn: it is not one of those that keep it to themselves.
+        self.round = 0
         #: So many runs follow one another before the rest is looked at.
         self.most = BATCH
         #: When the slice of this round ends; 0.0: there is none, or it is used up.
@@ -91,6 +94,7 @@ class Turns:
             self._loop.call_later(SLICE, self._next_round, context=self._context)
             return
         self._fresh, self.ends = True, 0.0
+        self.round += 1
         self._next()
 
     def _next(self) -> None:
