@@ -200,6 +200,11 @@ class Floor:
         elif worker.state is not BUSY and worker.work is None:
             self.group.released(worker)
 
+    @property
+    def coming_back(self) -> int:
+        """How many workers are about to begin another cycle."""
+        return len(self._coming_back)
+
     def outcome_of(self, cycle: Cycle, run: Run, error: BaseException, reason: str = "") -> Outcome[Any]:
         """What a run comes to that ended by this error."""
         if is_kind(error, Unfit):

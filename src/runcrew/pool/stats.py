@@ -70,9 +70,9 @@ def snapshot(pool: PoolService) -> PoolStats:
             closing=0, busy=0, idle=0, abandoned=(), worked=0.0, idled=0.0, opened=0, closed=0, failed_openings=0,
             replaced=0, runs=_NO_RUNS, stalled=False, last_error=None, decisions=(),
         )  # fmt: skip
-    group, idle = floor.group, floor.occupancy.idle_now
+    group, idle = floor.group, floor.occupancy.idle_now + floor.coming_back
     worked, idled = floor.occupancy.sums()
-    alive, error = len(floor.cycles()), floor.books.last_error
+    alive, error = len(floor.cycles()) + floor.coming_back, floor.books.last_error
     return PoolStats(
         pool.name, pool.state, pool.generation, group.target, setup.min, setup.max,
         alive=alive, opening=group.opening, leaving=group.leaving, closing=group.closing,
