@@ -81,7 +81,7 @@ class Figures(Judge):
                 (sure if len(one) == 1 else perhaps)[status] += 1
         for status in STATUSES:
             count = getattr(runs, status)
-            if status == "skipped" and self.plan.checks:
+            if self.plan.checks and (status == "skipped" or self.world.meddled is not None):
                 continue
             if status == "interrupted" and (self.plan.checks or self._perhaps_more or self.world.meddled is not None):
                 continue
@@ -126,6 +126,8 @@ class Figures(Judge):
         if stats.abandoned or any(self.given_up(lap) and lap.attempts[-1].ended is None for lap in world.laps):
             return
         laps = [lap for lap in world.laps if lap.life == pool.generation]
+        if self.plan.plain and any(self._just_now(one.begun) or self._just_now(one.ended) for one in world.attempts):
+            return  # threads are on their way from one run to the next
         if self.plan.bare:
             active = sum(lap.attempts[-1].ended is None for lap in laps)
             checks = self.plan.checks or self._perhaps_more
@@ -140,11 +142,15 @@ class Figures(Judge):
             world.wrong("15", f"the pool counts {stats.runs.begun} runs, and the jobs {len(laps)}")
         self._idle(laps, stats)
 
+    def _just_now(self, at: float | None) -> bool:
+        return at is not None and abs(self.world.now - at) < EPS
+
     def _idle(self, laps: list[Lap], stats: Any) -> None:
         idling = sum(lap.idling is not None and lap.attempts[-1].ended is None for lap in laps)
         if stats.idle < idling:
             self.world.wrong("15", f"{stats.idle} are idle, and {idling} jobs wait for something to do")
-        if self.plan.bare and self.plan.backoff is None and stats.idle != idling:
+        exact = self.undisturbed and not any(one.cancels_itself for one in self.world.attempts)
+        if exact and self.plan.bare and self.plan.backoff is None and stats.idle != idling:
             self.world.wrong("15", f"{stats.idle} are idle, and {idling} jobs wait for something to do")
 
     def _last_error(self, laps: list[Lap], stats: Any) -> None:

@@ -348,7 +348,11 @@ class Ends(Judge):
         if not plan.stop_on_error:
             world.wrong("9", f"the pool failed, and was not to: {error!r}")
         elif plan.bare and self.undisturbed and not plan.checks:
-            first = [one for at, one in fatal if at <= fatal[0][0] + EPS]
+            # A cancellation of its own beside one of ours may be either.
+            real = [(at, one) for at, one in fatal if not isinstance(one, asyncio.CancelledError)]
+            if isinstance(error.__cause__, asyncio.CancelledError) or not real:
+                return
+            first = [one for at, one in real if at <= real[0][0] + EPS]
             first = first if plan.plain else first[:1]
             if not any(one in (error, error.__cause__) for one in first):
                 world.wrong("10", f"the pool failed with {error!r}, and the first that failed was {first}")

@@ -181,7 +181,8 @@ class Course(QueueCourse):
             pool.resize(number)
         world.target, world.resized = 1, world.resized + 1
         await asyncio.sleep(REST / 2)
-        if pool.state == "running" and not (pool.floor.group.staying or self._gets_sick()):
+        stats = pool.stats()
+        if pool.state == "running" and not (pool.floor.group.staying or stats.abandoned or self._gets_sick()):
             world.wrong("6", f"after a pause there is nobody: {pool.stats()}")
 
 

@@ -366,6 +366,12 @@ class PoolWorld(World):
         """No run begins any more in the present life; those under way end."""
         self.asked_to_end.setdefault(self.pool.generation, self.now)
 
+    def note(self, *what: object) -> None:
+        """Put it into the trace. A start that is cancelled ends the life that it has begun, also where that ends."""
+        super().note(*what)
+        if what[0] == "gives up" and what[1] in ("start", "restart") and self.pool.state == "stopping":
+            self.ends_life(0.0)
+
     def hear(self, event: events.Event) -> None:
         """An event of the pool, in the step in which it is emitted."""
         if isinstance(event, events.StateChanged):
