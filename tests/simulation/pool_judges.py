@@ -290,6 +290,7 @@ class Together(Judge):
         if (
             world.pool.state != "running"
             or stats.abandoned
+            or stats.opening  # what fails is tried by one, for the others too, and that one may hang
             or not world.pool.floor.open
             or staying >= min(stats.workers, places)
         ):

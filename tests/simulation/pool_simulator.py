@@ -31,7 +31,7 @@ from runcrew.testing import VirtualClock
 from runcrew.testing.stuck import Stuck
 
 #: So long, in virtual seconds, until everything has come to rest once nobody asks for more.
-REST: Final = 16.00071
+REST: Final = 11.00071
 #: So long it is watched while nothing is to be done; and how many turns of the loop that may take.
 QUIET: Final = 5.0
 FEW: Final = 12

@@ -369,7 +369,7 @@ class PoolWorld(World):
     def note(self, *what: object) -> None:
         """Put it into the trace. A start that is cancelled ends the life that it has begun, also where that ends."""
         super().note(*what)
-        if what[0] == "gives up" and what[1] in ("start", "restart") and self.pool.state == "stopping":
+        if what[0] == "gives up" and what[1] in ("start", "restart") and self.pool.state in ("running", "stopping"):
             self.ends_life(0.0)
 
     def hear(self, event: events.Event) -> None:
