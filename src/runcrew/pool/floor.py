@@ -22,10 +22,9 @@ from runcrew.pool.cycle import Cycle
 from runcrew.pool.in_thread import ThreadCycle
 from runcrew.pool.occupancy import Occupancy
 from runcrew.pool.place import CycleRun, is_kind, message_of
+from runcrew.pool.scaling import scaler_of
 from runcrew.pool.turns import turns_of
 from runcrew.workers import BUSY, FREE, Group, OwnThread, Unfit, Worker
-from runcrew.workers.scale import Load
-from runcrew.workers.scaler import Scaler
 from runcrew.workers.teardown import Teardown
 
 if TYPE_CHECKING:
@@ -69,9 +68,7 @@ class Floor:
             max_abandoned=setup.max_abandoned, backoff=setup.resource_backoff, context=context,
             work_context=home.work_context,
         )  # fmt: skip
-        self.scaler: Scaler | None = None
-        if setup.scale is not None:
-            self.scaler = Scaler(self.group, setup.scale, least=setup.least, most=setup.max, observe=Look(self))
+        self.scaler = scaler_of(self)
         for one in setup.kept:
             one.attach(self.books)
         self._held = False
@@ -342,27 +339,6 @@ class Floor:
                 run.tell()  # it may be in a thread, which has not ended
         self._let_counters_go()
         self.group.forsake()
-
-
-class Look:
-    """What a pool has to do, as its scaler asks for it: the share of the time since the last look."""
-
-    def __init__(self, floor: Floor) -> None:
-        self._floor = floor
-        self._at = floor.tick()
-        self._worked = 0.0
-
-    def __call__(self) -> Load:
-        """The load since the last call."""
-        floor, group = self._floor, self._floor.group
-        at, (worked, _) = floor.tick(), floor.occupancy.sums()
-        span, share = at - self._at, worked - self._worked
-        self._at, self._worked = at, worked
-        busy = share / span if span > 0 else float(group.busy)
-        return Load(
-            at=at, workers=group.target, busy=busy, ended=floor.books.runs().ended,
-            coming=max(0, group.target - group.there),
-        )  # fmt: skip
 
 
 def _as_raised(outcome: Outcome[Any]) -> BaseException:
