@@ -10,6 +10,9 @@ import pytest
 from pool_made import Busy, PlainScript, Script, Things, seen, use
 
 import runcrew as rc
+from runcrew.job import Job
+from runcrew.pool.in_thread import ThreadCycle
+from runcrew.workers import Worker
 
 each_kind = pytest.mark.parametrize("kind", [Script, PlainScript], ids=["async", "plain"])
 each_way = pytest.mark.parametrize("way", [{}, {"deadline": "1h"}], ids=["bare", "chain"])
@@ -131,3 +134,28 @@ async def test_the_last_error_is_kept() -> None:
     await pool.start()
     assert None is pool.stats().last_error
     await pool.stop()
+
+
+@pytest.mark.virtual
+async def test_a_run_that_only_seemed_to_follow_is_not_under_way_for_ever() -> None:
+    """A look just after a thread's last run, that takes another to be under way, leaves no trace in the figures."""
+    pool = rc.Pool(lambda: None, initial=0)
+    async with pool:
+        assert pool.floor is not None
+        books = pool.floor.books
+        cycle = ThreadCycle(pool.floor, Worker(pool.floor.group, 1), Job(lambda: None), lambda: None)
+        pool.floor._cycles[cycle.worker] = cycle
+        cycle.running = True
+        cycle.tape.singles.append(0.001)  # it has ended, and the thread has not come to look whether it was told
+        assert (2, 1, 1) == ends(pool)
+        books.close(cycle)
+        assert (1, 1, 0) == ends(pool)
+        cycle.running = True
+        assert (2, 1, 1) == ends(pool)
+        del pool.floor._cycles[cycle.worker]
+
+
+def ends(pool: rc.Pool) -> tuple[int, int, int]:
+    """How many runs have begun, have ended, and are under way."""
+    runs = pool.stats().runs
+    return runs.begun, runs.ended, runs.in_flight

@@ -153,8 +153,9 @@ class Books:
                 if at >= last_ended:
                     last, last_ended = pending.last, at
         ended = sum(counts.values())
-        # In a thread, a run may have ended before it is known that no other follows at once. This never goes back.
-        self._begun = max(self._begun, ended + running)
+        # In a thread, a run may have ended before it is known that no other follows at once: it looks as if that one
+        # were under way. So this never goes back while runs are under way; when none is, what has begun has ended.
+        self._begun = max(self._begun, ended + running) if running else ended
         return RunStats(
             begun=self._begun,
             in_flight=self._begun - ended,
