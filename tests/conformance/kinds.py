@@ -1,80 +1,14 @@
-"""What has to conform: the backends, and the kinds of service. A new one is a line in one of the two lists at the end.
-
-A job is written once, as a generator function: it yields the spans for which it sleeps, and returns or raises. For
-each backend it is made into the form that it runs: async or plain. Its sleep ends when it is asked to end; one that it
-begins after that does not.
-"""
+"""What has to conform: the kinds of service. A new one is a line in the list at the end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import runcrew as rc
-from runcrew import clock
-from runcrew.abc import Backend
-from runcrew.backends import LoopBackend, ThreadBackend, Threads
 from runcrew.lifecycle import BaseService
-
-#: A job: yields the seconds that it sleeps.
-Script: TypeAlias = Callable[..., Generator[float, None, Any]]
-
-
-def as_async(script: Script) -> Callable[..., Any]:
-    """The script as an async function."""
-
-    async def job(*args: Any) -> Any:
-        steps = script(*args)
-        error: BaseException | None = None
-        cut = False  # a sleep in its cleaning up is not cut short again
-        while True:
-            try:
-                span = next(steps) if error is None else steps.throw(error)
-                error = None
-            except StopIteration as end:
-                return end.value
-            try:
-                run = rc.current_run()
-                await (clock.current().sleep(span) if cut else run.sleep(span))
-            except BaseException as raised:
-                error, cut = raised, True
-
-    return job
-
-
-def as_plain(script: Script) -> Callable[..., Any]:
-    """The script as a plain function."""
-
-    def job(*args: Any) -> Any:
-        steps = script(*args)
-        error: BaseException | None = None
-        cut = False  # a sleep in its cleaning up is not cut short again
-        while True:
-            try:
-                span = next(steps) if error is None else steps.throw(error)
-                error = None
-            except StopIteration as end:
-                return end.value
-            try:
-                run = rc.current_run()
-                _ = clock.current().block(span) if cut else run.sleep(span)
-            except BaseException as raised:
-                error, cut = raised, True
-
-    return job
-
-
-@dataclass(frozen=True)
-class BackendKind:
-    """A backend, how a script becomes a job for it, and what cannot be asked of it."""
-
-    name: str
-    make: Callable[[], Backend]
-    job: Callable[[Script], Callable[..., Any]]
-    #: Whether a job may sleep there, and be asked to end meanwhile.
-    sleeps: bool = True
 
 
 @dataclass(frozen=True)
@@ -254,13 +188,6 @@ class Killable(Foreign):
         """End at once."""
         await self.stop(0)
 
-
-BACKENDS: Final = (
-    BackendKind("loop", LoopBackend, as_async),
-    BackendKind("inline", LoopBackend, as_plain, sleeps=False),
-    BackendKind("thread", ThreadBackend, as_plain),
-    BackendKind("own threads", lambda: ThreadBackend(Threads(2, idle=0)), as_plain),
-)
 
 SERVICES: Final = (
     ServiceKind("OneShot", oneshot),

@@ -15,15 +15,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runcrew.testing.backends import BackendContract
     from runcrew.testing.cancel import cancel_everywhere
     from runcrew.testing.clock import VirtualClock
     from runcrew.testing.loop import VirtualLoop, virtual_loop
     from runcrew.testing.run import run_virtual
     from runcrew.testing.stuck import Stuck
 
-__all__ = ["Stuck", "VirtualClock", "VirtualLoop", "cancel_everywhere", "run_virtual", "virtual_loop"]
+__all__ = [
+    "BackendContract",
+    "Stuck",
+    "VirtualClock",
+    "VirtualLoop",
+    "cancel_everywhere",
+    "run_virtual",
+    "virtual_loop",
+]
 
 _HOME = {
+    "BackendContract": "backends",
     "Stuck": "stuck",
     "VirtualClock": "clock",
     "VirtualLoop": "loop",
