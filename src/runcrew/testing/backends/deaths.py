@@ -22,6 +22,9 @@ from runcrew.testing.backends import jobs
 from runcrew.testing.backends.harness import LONG, Form, Harness, part
 from runcrew.testing.backends.jobs import STUCK, Notes
 
+#: Real seconds that what a run had has to be gone after it.
+GRACE: Final = 5.0
+
 #: How a process may die, by name: the job, its argument, the exit code, a word of the text.
 _DEATHS: Final = {
     "exit 7": (jobs.exits, 7, 7, "7"),
@@ -126,7 +129,7 @@ class Deaths(Harness):
         for number in range(3):
             self.play(partial(self._some_runs, form, tmp_path / str(number)))
         gc.collect()
-        ends = SYSTEM.monotonic() + 5
+        ends = SYSTEM.monotonic() + GRACE
         while (_descriptors(), _children()) != before and SYSTEM.monotonic() < ends:
             SYSTEM.block(0.01)
         assert before == (_descriptors(), _children())

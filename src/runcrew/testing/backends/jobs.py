@@ -144,6 +144,12 @@ def raises(error: BaseException | str) -> Steps:
     raise ERRORS[error]() if isinstance(error, str) else error
 
 
+def fails_once_noted(notes: Notes, error: str) -> Steps:
+    """Notes that it was begun, and fails."""
+    notes.write("began")
+    return (yield from raises(error))
+
+
 def stop_iteration() -> None:
     """Raises StopIteration, and is no generator."""
     raise StopIteration("mine")
@@ -268,8 +274,12 @@ def meets(notes: Notes, number: int, span: float) -> Steps:
     """Waits until another one is there too; an odd one fails."""
     colour.set(str(number))
     notes.write(f"here-{number}")
-    while len(notes.read()) < 2:
+    for _ in range(1000):
+        if len(notes.read()) == 2:
+            break
         yield span
+    else:
+        raise TimeoutError("the other one does not come")
     if number % 2:
         raise OSError(number)
     return colour.get()

@@ -8,15 +8,18 @@ import asyncio
 import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from runcrew.errors import JobCrashed
+from runcrew.errors import ConfigError, JobCrashed
 from runcrew.job import Job, Outcome, Run, Status
+from runcrew.supervise import OneShot
 from runcrew.testing.backends import cases as made
 from runcrew.testing.backends import jobs
 from runcrew.testing.backends.cases import ERRORS, VALUES, alike
 from runcrew.testing.backends.harness import Form, Harness, part
+from runcrew.testing.backends.jobs import Notes
 
 _ORDINARY: Final = {name: make for name, make in ERRORS.items() if isinstance(make(), Exception)}
 _OTHERS: Final = {name: make for name, make in ERRORS.items() if name not in _ORDINARY}
@@ -154,6 +157,15 @@ class Values(Harness):
             assert Status.SUCCEEDED is (await self.carried_out(form, jobs.gives)).status, case
 
     @part()
+    async def test_one_attempt_is_one(self, form: Form, tmp_path: Path) -> None:
+        """A job that fails is begun once: trying again is not the backend's business."""
+        for error in ("OSError", "SystemExit"):
+            notes = Notes(tmp_path / error)
+            outcome = await self.carried_out(form, jobs.fails_once_noted, notes, error)
+            assert Status.FAILED is outcome.status
+            assert ["began"] == notes.read()
+
+    @part()
     async def test_a_stop_iteration_is_an_error_like_any_other(self, form: Form) -> None:
         """It ends nothing but its job: Python itself makes a RuntimeError of it where it has to."""
         outcome = await self.carried_out(form, jobs.raises, StopIteration("mine"))
@@ -176,7 +188,7 @@ class Values(Harness):
         """What is printed of it leads to the code of the user."""
         outcome = await self.carried_out(form, jobs.raises, OSError("x"))
         assert outcome.error is not None
-        assert "in raises" in "".join(traceback.format_exception(outcome.error))
+        assert "in raises" in _printed(outcome)
         if self.same_objects:
             assert "raises" == last_frame(outcome.error.__traceback__)
 
@@ -184,17 +196,16 @@ class Values(Harness):
 
     @part(same_objects=False)
     async def test_an_argument_that_cannot_be_sent_fails_its_own_run_in_words(self, form: Form) -> None:
-        """Whether it cannot be pickled or cannot be unpickled; the text names the job, and the next run is well."""
+        """Whether it cannot be pickled or cannot be unpickled; the next run is well."""
         backend = self.backend()
         for given in (made.NoPickle(), made.NoCopy(), lambda: None):
-            outcome = await backend.handle(Run(self.job(form, jobs.gives, "mine"), (given,)))
-            self._failed_in_words(outcome)
+            self._failed_in_words(await backend.handle(Run(self.job(form, jobs.gives), (given,))))
         outcome = await backend.handle(Run(self.job(form, jobs.gives), (1,)))
         assert 1 == outcome.value
 
     @part(same_objects=False)
-    async def test_a_job_that_cannot_be_sent_fails_in_words(self, form: Form) -> None:
-        """A function inside another one is the usual case."""
+    async def test_a_job_that_cannot_be_sent_is_refused_or_fails_in_words(self, form: Form) -> None:
+        """A function inside another one is the usual case: better is ConfigError, where it is given."""
 
         def plain() -> None:
             """Is found by no name."""
@@ -202,21 +213,32 @@ class Values(Harness):
         async def coroutine() -> None:
             """Neither is this."""
 
-        job = Job(coroutine if form == "async" else plain, "mine")
-        self._failed_in_words(await self.backend().handle(Run(job)))
+        backend = self.backend()
+        job = Job(coroutine if form == "async" else plain)
+        try:
+            OneShot(job.fn, backend=backend)
+        except ConfigError as error:
+            assert job.name in str(error)  # noqa: PT017 - there is no pytest here
+        self._failed_in_words(await backend.handle(Run(job)))
 
     @part(same_objects=False, form="plain", cases=_NO_WAY_BACK)
     async def test_what_cannot_come_back_fails_its_own_run_in_words(self, form: Form, cases: tuple[str, ...]) -> None:
         """A value or an error that cannot be pickled, or not be unpickled; the next run is well."""
         backend = self.backend()
         for case in cases:
-            self._failed_in_words(await backend.handle(Run(Job(_NO_WAY_BACK[case], "mine"))))
+            outcome = await backend.handle(Run(Job(_NO_WAY_BACK[case])))
+            self._failed_in_words(outcome)
+            assert case in _printed(outcome)
             outcome = await backend.handle(Run(self.job(form, jobs.gives), (1,)))
             assert 1 == outcome.value
 
     def _failed_in_words(self, outcome: Outcome[Any]) -> None:
         assert Status.FAILED is outcome.status
         assert isinstance(outcome.error, Exception)
-        text = "".join(traceback.format_exception(outcome.error))
-        assert "mine" in text
-        assert "pickle" in text
+        assert "pickle" in _printed(outcome)
+
+
+def _printed(outcome: Outcome[Any]) -> str:
+    """All that is printed of its error."""
+    assert outcome.error is not None
+    return "".join(traceback.format_exception(outcome.error))
