@@ -25,13 +25,14 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.policies import Counter, Elapsed, Pace
     from runcrew.policies.per_worker import per_worker
     from runcrew.backends import Threads
+    from runcrew.backends.processes import Processes
     from runcrew.insight import Collector, Metrics
     from runcrew.job import Run, Outcome, Status, Attempt, current_run
     from runcrew.durations import Duration
     from runcrew.errors import RuncrewError, ConfigError, NotAJob
     from runcrew.errors import NotStarted, AlreadyStarted, ServiceStopping, ServiceStopped, WrongLoop
-    from runcrew.errors import RunError, RunTimeout, RunCancelled, RunInterrupted, RunSkipped, JobCrashed
-    from runcrew.errors import WouldDeadlock, CapacityError, QueueFull, AtMax, AtMin, ResourceError
+    from runcrew.errors import RunError, RunTimeout, RunCancelled, RunInterrupted, RunSkipped, JobCrashed, ProcessDied
+    from runcrew.errors import NotPicklable, WouldDeadlock, CapacityError, QueueFull, AtMax, AtMin, ResourceError
     from runcrew.errors import NoRetry, Done, StopTree
 
 #: For everybody: where each name lives. A test holds this, the imports above and `__all__` together.
@@ -48,12 +49,13 @@ _HOMES: Final = {
                         "Counter Elapsed Pace",
     "runcrew.policies.per_worker": "per_worker",
     "runcrew.backends": "Threads",
+    "runcrew.backends.processes": "Processes",
     "runcrew.insight": "Collector Metrics",
     "runcrew.job": "Run Outcome Status Attempt current_run",
     "runcrew.durations": "Duration",
     "runcrew.errors": "RuncrewError ConfigError NotAJob "
                       "NotStarted AlreadyStarted ServiceStopping ServiceStopped WrongLoop "
-                      "RunError RunTimeout RunCancelled RunInterrupted RunSkipped JobCrashed "
+                      "RunError RunTimeout RunCancelled RunInterrupted RunSkipped JobCrashed ProcessDied NotPicklable "
                       "WouldDeadlock CapacityError QueueFull AtMax AtMin ResourceError "
                       "NoRetry Done StopTree",
 }
@@ -72,13 +74,14 @@ __all__ = [
     "Retry", "retry_each", "Budget", "UNLIMITED", "Exponential", "Constant", "Concurrency", "Dedupe",
     "Counter", "Elapsed", "Pace", "per_worker",
     # where
-    "Threads",
+    "Threads", "Processes",
     # what travels
     "Run", "Outcome", "Status", "Attempt", "current_run", "Duration",
     # errors: the tree is drawn at the top of runcrew/errors.py
     "RuncrewError", "ConfigError", "NotAJob",
     "NotStarted", "AlreadyStarted", "ServiceStopping", "ServiceStopped", "WrongLoop",
-    "RunError", "RunTimeout", "RunCancelled", "RunInterrupted", "RunSkipped", "JobCrashed",
+    "RunError", "RunTimeout", "RunCancelled", "RunInterrupted", "RunSkipped", "JobCrashed", "ProcessDied",
+    "NotPicklable",
     "WouldDeadlock", "CapacityError", "QueueFull", "AtMax", "AtMin", "ResourceError",
     "NoRetry", "Done", "StopTree",
 ]

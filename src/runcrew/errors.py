@@ -20,6 +20,8 @@
     │   ├── RunInterrupted               stop, kill or the parent's end; not the job's fault
     │   ├── RunSkipped                   it was not run, and .outcome.reason says why
     │   └── JobCrashed                   it raised what is not an Exception (see __cause__)
+    │       └── ProcessDied (BrokenExecutor)     the process that it ran in has died; has .pid, .exitcode
+    ├── NotPicklable (TypeError)         it cannot travel between processes (see __cause__)
     ├── NoRetry                          raised by a job: this error is final
     ├── Done                             raised by a job: finished for good, do not restart me
     └── StopTree                         raised by a job: stop the whole tree, it is no failure
@@ -29,6 +31,7 @@ A job's own exception is never wrapped: a failed run raises the very object the 
 
 from __future__ import annotations
 
+from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -119,6 +122,35 @@ class RunSkipped(RunError):
 
 class JobCrashed(RunError):
     """The job raised what is not an `Exception` (SystemExit, an unasked CancelledError, …): see `__cause__`."""
+
+
+class ProcessDied(JobCrashed, BrokenExecutor):
+    """The process in which the job ran has died, or was ended by somebody else, before the job was over.
+
+    pid: which process that was. exitcode: how it ended, as `multiprocessing` says it: its exit status, or the number of
+    the signal that killed it, negative. None: not known.
+    """
+
+    def __init__(self, message: str = "", pid: int | None = None, exitcode: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+
+
+class NotPicklable(RuncrewError, TypeError):
+    """An argument, a value or an error cannot be pickled, or not be made again from that: it cannot travel between
+    processes. `__cause__` is what pickling it raised, where that is known."""
+
+
+class RemoteTraceback(Exception):
+    """The cause of an error that came from another process: the traceback that it had there, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n\n{self.text}"
 
 
 class NoRetry(RuncrewError):

@@ -204,7 +204,8 @@ _ERRORS: Final = {
 }
 
 _numbers = itertools.count(1)
-_PREFIX: Final = f"{os.getpid():x}-{os.urandom(3).hex()}"
+#: What the ids of all runs of this process begin with.
+PREFIX: Final = f"{os.getpid():x}-{os.urandom(3).hex()}"
 _NO_KWARGS: Final[Mapping[str, Any]] = {}
 _log: Final = logging.getLogger("runcrew.job")
 
@@ -464,7 +465,7 @@ def new_number() -> int:
 
 def run_id(number: int) -> str:
     """The id of the run with that number: unique among all runs of all processes."""
-    return f"{_PREFIX}-{number:x}"
+    return f"{PREFIX}-{number:x}"
 
 
 def current_run() -> Run:

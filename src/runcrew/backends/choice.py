@@ -21,7 +21,8 @@ def choose(
     """The backend that is to run `job`.
 
     None: the event loop for an async job, a thread for a plain one. "loop": the event loop, where a plain job is
-    called inline. "thread": a thread. Or an object with an async method `handle(run)`.
+    called inline. "thread": a thread. "process": a process for each attempt. Or an object with an async
+    method `handle(run)`.
     threads, max_abandoned: for a job in a thread, unless `backend` is an object; see `ThreadBackend`.
 
     Raises ConfigError for anything else, and for a job that the backend cannot run (its own
@@ -35,8 +36,14 @@ def choose(
             chosen = LoopBackend()
         case "thread":
             chosen = ThreadBackend(threads, max_abandoned=max_abandoned)
+        case "process":
+            from runcrew.backends.processes import Processes  # what only some need is loaded when it is needed
+
+            chosen = Processes()
         case str():
-            raise ConfigError(f'backend: {backend!r} is unknown: "loop", "thread", None, or an object with handle(run)')
+            raise ConfigError(
+                f'backend: {backend!r} is unknown: "loop", "thread", "process", None, or an object with handle(run)'
+            )
         case _:
             chosen = backend
     if isinstance(chosen, type):

@@ -296,7 +296,7 @@ class Floor:
     @property
     def is_empty(self) -> bool:
         """Whether no worker is left, and none will come."""
-        return self.group.closed and not self.group.held
+        return self.group.is_over
 
     def end(self) -> None:
         """This life is over."""

@@ -99,7 +99,8 @@ class Desk:
         self.draining = False
         self.group = Group(
             self, home, home.name, setup.recipe, size=setup.workers, most=setup.max_workers,
-            max_abandoned=setup.max_abandoned, backoff=setup.backoff, context=context, work_context=home.work_context,
+            max_abandoned=setup.max_abandoned, backoff=setup.backoff, processes=setup.kind(home.name), context=context,
+            work_context=home.work_context,
         )  # fmt: skip
         #: The group's own.
         self.free = self.group.free
@@ -250,11 +251,9 @@ class Desk:
 
     def pump(self) -> None:
         """Hand out what can be handed out, as far as this round's slice goes."""
-        if self._pumping:
+        if self._pumping or self.going_down:
             return
-        if self.going_down:
-            return
-        levels, free, room, threads = self.levels, self.free, self.room, self.carrier.threads
+        levels, free, room, threads = self.levels, self.free, self.room, self.carrier.ahead
         self._pumping = True
         try:
             seen = self._at
@@ -428,7 +427,7 @@ class Desk:
 
     def worker_gone(self, worker: Worker) -> None:
         """See Door."""
-        self.carrier.threads.left.pop(worker, None)
+        self.carrier.ahead.left.pop(worker, None)
         if worker.reason and self.home.hub.wants(WorkerGone):  # without one it has never been there
             self.home.hub.emit(WorkerGone(self.now(), self.name, worker.number, worker.reason, worker.error))
 
@@ -462,12 +461,12 @@ class Desk:
     def is_empty(self) -> bool:
         """Whether no worker is left, and none will come."""
         groups = (self.group, self.spares.group)
-        return all(group.closed and not group.held for group in groups)
+        return all(group.is_over for group in groups)
 
     def end(self) -> None:
         """This life is over."""
         self.over = True
-        self.carrier.threads.stop()
+        self.carrier.ahead.stop()
         self._teardown.end()
 
     def working(self) -> list[Worker]:

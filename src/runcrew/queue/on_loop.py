@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from runcrew.backends import gave_awaitable, is_awaitable
 from runcrew.job import Status, enter_unmade
 from runcrew.lifecycle.tasks import unless_torn_down
-from runcrew.queue.in_threads import InThreads, Line
+from runcrew.queue.ahead import Ahead, Line
+from runcrew.queue.in_processes import InProcesses
+from runcrew.queue.in_threads import InThreads
 from runcrew.queue.through import through
 from runcrew.queue.ticket import More, Ticket
 from runcrew.workers import BUSY, Unfit, Worker
@@ -33,7 +35,7 @@ Task: Final = asyncio.Task
 class Carrier:
     """Carries out the runs of one desk."""
 
-    __slots__ = ("_all_in_tasks", "_bare", "_books", "_carry", "_desk", "_inline", "_loop", "_returned", "threads")
+    __slots__ = ("_all_in_tasks", "_bare", "_books", "_carry", "_desk", "_inline", "_loop", "_returned", "ahead")
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
@@ -51,7 +53,7 @@ class Carrier:
         #: Whether plain jobs have a task too.
         self._all_in_tasks = setup.handler is not None
         self._inline = setup.inline
-        self.threads = InThreads(desk)
+        self.ahead: Ahead = InThreads(desk) if setup.processes is None else InProcesses(desk)
 
     # --- beginning ------------------------------------------------------------------------
 
@@ -85,7 +87,7 @@ class Carrier:
 
     def _begin_plain(self, worker: Worker, ticket: Ticket[Any], now: float) -> None:
         if not self._inline:
-            self.threads.begin(worker, ticket)
+            self.ahead.begin(worker, ticket)
             return
         if ticket._more is not None:
             self._desk.ends.began(ticket, ticket._more, now)
@@ -200,7 +202,7 @@ class Carrier:
     def cancel(self, ticket: Ticket[Any], worker: Worker) -> None:
         """The run was asked to end. A thread is told, and goes on until it looks."""
         if isinstance(worker.work, Line):
-            self.threads.cancel(ticket, worker.work)
+            self.ahead.cancel(ticket, worker.work)
         elif worker.task is not None:
             worker.task.cancel()
 
@@ -212,7 +214,7 @@ class Carrier:
         worker = ticket._worker
         assert worker is not None
         if isinstance(worker.work, Line):
-            self.threads.cut(ticket, worker.work, more.cut)
+            self.ahead.cut(ticket, worker.work, more.cut)
             return
         if being_cancelled:
             return  # once is enough: it is not to be cut off in its cleaning up
@@ -226,7 +228,7 @@ class Carrier:
         work = worker.work
         said = "the resource of its worker is lost" if worker.faulty else "its worker was told to leave at once"
         if isinstance(work, Line):
-            self.threads.lost(work, said)
+            self.ahead.lost(work, said)
         else:
             for ticket in self.in_hand(worker):
                 # Where all tasks are cancelled, this one has been too, and is not to be cut off in its cleaning up.
@@ -247,7 +249,7 @@ class Carrier:
     def give_up_thread(self, ticket: Ticket[Any], worker: Worker) -> None:
         """A job in a thread that was asked to end does not listen: nobody waits for it any more."""
         if isinstance(worker.work, Line):
-            self.threads.give_up(worker.work, "its thread did not end, and was abandoned", ticket)
+            self.ahead.give_up(worker.work, "its thread did not end, and was abandoned", ticket)
         elif ticket._plain and worker.task is not None:
             worker.task.cancel()  # on its way through a chain: that leaves the thread to itself
 
@@ -256,7 +258,7 @@ class Carrier:
         work: Line | Ticket[Any] | None = worker.work
         task = worker.task
         if isinstance(work, Line):
-            self.threads.give_up(work, said)
+            self.ahead.give_up(work, said)
         elif work is not None:
             worker.group.abandon(worker)
             if task is not None:

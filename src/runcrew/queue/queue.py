@@ -134,6 +134,7 @@ class Queue(QueueService[R]):
         max_wait: Duration | None = "30s",
         max_abandoned: int | None = None,
         backend: str | Backend | None = None,
+        kill: bool = False,
         collector: CollectorContract | None = None,
         retry: Rules = (),
         timeout: Duration | None = None,
@@ -172,8 +173,9 @@ class Queue(QueueService[R]):
             skipped, or the new one, if it is less urgent still; "drop_newest": the new one does.
         max_wait: urgent tickets go first, but where the oldest has waited for longer, one pick in 16 serves it.
         max_abandoned: so many threads that were given up are replaced; None: as many as max_workers.
-        backend: None: async on the loop, plain in threads; "loop": plain inline; "thread": plain ones only; or an
-            object with `handle(run)`.
+        backend: None: async on the loop, plain in threads; "loop": plain inline; "thread": plain ones only; "process",
+            or `rc.Processes(…)`: plain ones, in a process for each worker; or an object with `handle(run)`.
+        kill: what does not end when it should is to be killed, for sure: refused where only processes could be.
         collector: collects for `metrics()`; None: a new `rc.Collector` in each life.
 
         retry, timeout, deadline: for runs that do not say it themselves. A run that waits for its retry has no worker.
@@ -186,9 +188,9 @@ class Queue(QueueService[R]):
             resource=resource, destroy=destroy, check=check, max_idle=max_idle, max_age=max_age, threadsafe=threadsafe,
             healthy=healthy, workers=workers, max_workers=max_workers, spares=spares, max_spares=max_spares,
             maxsize=maxsize, overflow=overflow, requeue=requeue, requeue_backoff=requeue_backoff, backoff=backoff,
-            scale=scale, max_wait=max_wait, max_abandoned=max_abandoned, backend=backend, collector=collector,
-            retry=retry, timeout=timeout, deadline=deadline, concurrency=concurrency, dedupe=dedupe,
-            middleware=middleware,
+            scale=scale, max_wait=max_wait, max_abandoned=max_abandoned, backend=backend, kill=kill,
+            collector=collector, retry=retry, timeout=timeout, deadline=deadline, concurrency=concurrency,
+            dedupe=dedupe, middleware=middleware,
         )  # fmt: skip
         name = "queue" if name is None else name
         super().__init__(name, setup, on_stopping=on_stopping, on_stopped=on_stopped, hooks_timeout=hooks_timeout)

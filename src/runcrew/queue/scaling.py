@@ -39,7 +39,7 @@ def load(desk: Desk) -> Load:
         busy=group.busy + group.leaving,
         ended=desk.ended - alone,
         arrived=desk.accepted - alone,
-        waiting=levels.count + desk.carrier.threads.not_begun,
+        waiting=levels.count + desk.carrier.ahead.not_begun,
         age=0.0 if since is None else max(0.0, desk.now() - since),
         coming=group.opening + max(0, group.target - group.staying),
     )

@@ -24,8 +24,8 @@ from runcrew.insight import Metrics
 from runcrew.lifecycle import BaseService, Hooks, State, Stuck
 from runcrew.lifecycle.tasks import MOMENT, task_stack, thread_stack, unless_torn_down
 from runcrew.queue import scaling
+from runcrew.queue.ahead import Line
 from runcrew.queue.desk import Desk
-from runcrew.queue.in_threads import Line
 from runcrew.queue.setup import Setup
 from runcrew.queue.stats import QueueStats, snapshot
 from runcrew.workers import Scaler, Worker
@@ -236,11 +236,11 @@ class QueueService(BaseService, Generic[R]):
     def _give_up(self) -> bool:
         desk = self.desk
         assert desk is not None
-        before = tuple(desk.carrier.threads.left.values())
+        before = tuple(desk.carrier.ahead.left.values())
         for worker in desk.working():
             desk.carrier.give_up(worker, "it would not stop, and was abandoned")
         #: These have been named by what they run.
-        self._let_go = [given for given in desk.carrier.threads.left.values() if given not in before]
+        self._let_go = [given for given in desk.carrier.ahead.left.values() if given not in before]
         for group in (desk.group, desk.spares.group):
             group.let_go()
         return True
@@ -252,7 +252,7 @@ class QueueService(BaseService, Generic[R]):
                 now - before for now, before in zip(desk.books.ends_so_far(), self._at_stop, strict=True)
             )
             self._finished, self._cancelled, self._never_started = ended, cut, never
-            left = [given for given in desk.carrier.threads.left.values() if given not in self._let_go]
+            left = [given for given in desk.carrier.ahead.left.values() if given not in self._let_go]
             self._life.stuck += tuple(self._abandoned(given) for given in left)
             desk.end()
         super()._end_life()
@@ -268,5 +268,5 @@ class QueueService(BaseService, Generic[R]):
 
 def _where(worker: Worker) -> str:
     if isinstance(worker.work, Line):
-        return worker.work.thread.stack()
+        return worker.work.where()
     return "" if worker.task is None else task_stack(worker.task)

@@ -8,8 +8,9 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from runcrew.abc import Backend, Handler, Middleware
 from runcrew.backends import choose
+from runcrew.backends.processes import Processes
 from runcrew.durations import Duration, optional, text
-from runcrew.errors import ConfigError, NotAJob
+from runcrew.errors import ConfigError, NotAJob, NotPicklable
 from runcrew.insight import Collector, CollectorContract, check_collector
 from runcrew.job import Job
 from runcrew.lifecycle import Hooks
@@ -19,6 +20,7 @@ from runcrew.queue.books import Guarded
 from runcrew.queue.options import Terms
 from runcrew.queue.through import compiled
 from runcrew.workers import UNSET, Recipe, Scale, Unset
+from runcrew.workers.process_keeper import Kind, kind_of
 from runcrew.workers.resource import check_fit
 
 #: What happens to a ticket for which there is no room.
@@ -54,6 +56,7 @@ class QueueOptions(TypedDict, total=False):
     max_wait: Duration | None
     max_abandoned: int | None
     backend: str | Backend | None
+    kill: bool
     collector: CollectorContract | None
     retry: Rules
     timeout: Duration | None
@@ -92,6 +95,7 @@ class Setup:
         max_wait: Duration | None,
         max_abandoned: int | None,
         backend: str | Backend | None,
+        kill: bool,
         collector: CollectorContract | None,
         retry: Rules,
         timeout: Duration | None,
@@ -137,12 +141,17 @@ class Setup:
         self.inline = backend == "loop"
         self._only_threads = backend == "thread"
         self._backend = choose(Job(_nothing), backend) if backend not in (None, "loop", "thread") else None
+        #: What is asked of the workers' processes; None: jobs do not run in any.
+        self.processes: Processes | None = None
+        if isinstance(self._backend, Processes):
+            self.processes, self._backend = self._backend, None
+        self._check_processes(max_abandoned, kill)
         self._check_place()
         options = Options(retry, timeout, deadline, concurrency, dedupe, middleware)
         #: What holds for a run that says nothing else.
         self.terms = Terms(options.timeout, options.deadline, None, False, options.retry)
         self.dedupe = dedupe
-        self._layers = _words(options, self._backend, self.inline)
+        self._layers = _words(options, self._backend, self.inline, self.processes is not None)
         #: The chain that each attempt goes through; None: there is nothing in it.
         self.handler: Handler | None = None
         if self._backend is not None or concurrency is not None or options.middleware:
@@ -150,7 +159,7 @@ class Setup:
             self.handler = compiled(self._backend, inner, self.inline)
         #: The kind of job (`plain` or not) that needs no check; None: every job does.
         self.takes: bool | None = False
-        if hasattr(self._backend, "check"):
+        if hasattr(self._backend, "check") or self.processes is not None:
             self.takes = None
         elif self._only_threads or (self.recipe is not None and not self.recipe.is_async and not threadsafe):
             self.takes = True
@@ -158,6 +167,53 @@ class Setup:
     def describe(self) -> tuple[str, ...]:
         """What each run goes through, outermost first, in words; where it runs comes last."""
         return self._layers
+
+    def _check_processes(self, max_abandoned: int | None, kill: bool) -> None:
+        """Raise ConfigError where what is asked for can only be done by processes, or not by them."""
+        if not isinstance(kill, bool):
+            raise ConfigError(f"kill: {kill!r} is neither True nor False")
+        if self.processes is None:
+            if kill and not getattr(self._backend, "kills", False):
+                raise ConfigError(
+                    "kill: neither a thread nor a coroutine can be killed, only told to end: run the jobs in processes "
+                    '(backend="process"), or leave kill out'
+                )
+            return
+        if self.threadsafe:
+            raise ConfigError("threadsafe: the resource of a process is used by nobody else: leave it out")
+        if max_abandoned is not None:
+            raise ConfigError(
+                f"max_abandoned: {max_abandoned!r} means nothing for processes, which are killed and never abandoned: "
+                "leave it out"
+            )
+        recipe = self.recipe
+        if recipe is None:
+            return
+        if recipe.is_async:
+            raise ConfigError(
+                f"resource: {recipe.name} is async, and a process runs plain functions: make the resource by a plain "
+                "function or generator"
+            )
+        try:
+            kind_of(self.processes, recipe, "")
+        except NotPicklable as error:
+            raise ConfigError(
+                f"resource: {recipe.name}: {error}: define what makes it at the top of a module"
+            ) from error
+
+    def kind(self, service: str) -> Kind | None:
+        """What the workers' processes are like; None: they have none."""
+        return None if self.processes is None else kind_of(self.processes, self.recipe, service)
+
+    @property
+    def max_runs(self) -> int | None:
+        """How many runs a worker's process does before it is replaced."""
+        return None if self.processes is None else self.processes.max_runs
+
+    @property
+    def max_deaths(self) -> int:
+        """How often the process of one run may die."""
+        return 1 if self.processes is None else self.processes.max_deaths
 
     def _check_place(self) -> None:
         """Raise ConfigError where the resource would not be where the jobs are, or would not be tried there."""
@@ -188,6 +244,9 @@ class Setup:
     def check(self, fn: Callable[..., Any], plain: bool) -> None:
         """Raise NotAJob (a ConfigError and a TypeError) for a job of a kind that this queue cannot run."""
         recipe = self.recipe
+        if self.processes is not None:
+            self.processes.check(Job(fn))
+            return
         if self._backend is not None:
             check = getattr(self._backend, "check", None)
             if check is not None:
@@ -208,7 +267,7 @@ class Setup:
             )
 
 
-def _words(options: Options, backend: Backend | None, inline: bool) -> tuple[str, ...]:
+def _words(options: Options, backend: Backend | None, inline: bool, processes: bool) -> tuple[str, ...]:
     words = [] if options.dedupe is None else [str(options.dedupe)]
     if options.deadline is not None:
         words.append(f"deadline {text(options.deadline)}")
@@ -220,6 +279,8 @@ def _words(options: Options, backend: Backend | None, inline: bool) -> tuple[str
         words.append(f"timeout {text(options.timeout)}")
     if backend is not None:
         where = repr(backend) if type(backend).__repr__ is not object.__repr__ else named(backend)
+    elif processes:
+        where = "the processes of its workers"
     else:
         where = "loop, plain ones inline" if inline else "loop, plain ones in the threads of their workers"
     return (*words, where)

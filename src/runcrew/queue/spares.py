@@ -31,7 +31,7 @@ class Spares:
         self.group = Group(
             self, home, f"{home.name}-spare", setup.recipe, size=setup.spares, most=setup.max_spares,
             max_abandoned=setup.max_abandoned, backoff=setup.backoff, context=desk.context,
-            work_context=home.work_context,
+            work_context=home.work_context, processes=setup.kind(home.name),
         )  # fmt: skip
         self.group.simple = False  # each that ends may be one too many
         #: Those that wait for their temporary resource to be made.
@@ -149,7 +149,7 @@ class Spares:
 
     def worker_gone(self, worker: Worker) -> None:
         """See Door."""
-        self._desk.carrier.threads.left.pop(worker, None)
+        self._desk.carrier.ahead.left.pop(worker, None)
 
     def opening_failed(self, worker: Worker, delay: float, error: BaseException) -> None:
         """See Door."""

@@ -78,13 +78,13 @@ def snapshot(queue: QueueService[Any]) -> QueueStats:
             decisions=(),
         )  # fmt: skip
     group, spares, books = desk.group, desk.spares.group, desk.books
-    ahead = desk.carrier.threads.not_begun
+    ahead = desk.carrier.ahead.not_begun
     waiting, delayed = desk.levels.count + ahead + desk.spares.waiting, len(desk.delayed)
     levels = desk.levels.counts()
     return QueueStats(
         queue.name, queue.state, queue.generation, group.target, group.most,
         alive=group.there, opening=group.opening, free=len(group.free), busy=group.busy, leaving=group.leaving,
-        closing=group.closing, abandoned=tuple(desk.carrier.threads.left.values()),
+        closing=group.closing, abandoned=tuple(desk.carrier.ahead.left.values()),
         queued=waiting, levels=levels, delayed=delayed, running=max(0, desk.accepted - desk.ended - waiting - delayed),
         submitters=len(desk.room.waiting), maxsize=maxsize,
         spares_free=len(spares.free), spares_alive=spares.there, max_spares=spares.most,

@@ -18,6 +18,7 @@ from runcrew.policies import Options, chain
 from runcrew.policies.timeout import in_time, timed_out
 from runcrew.queue.ticket import Ticket
 from runcrew.workers import Unfit, Worker
+from runcrew.workers.process_call import ProcessCall
 from runcrew.workers.thread_call import ThreadCall
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def compiled(backend: Backend | None, options: Options, inline: bool) -> Handler
 async def through(desk: Desk, ticket: Ticket[Any], worker: Worker) -> None:
     """Carry one attempt out, and say what came of it. Raises CancelledError where it is cut short."""
     run = ticket.as_run()
-    run.args = ticket._args if desk.setup.recipe is None else (worker.resource, *ticket._args)
+    bare = desk.setup.recipe is None or worker.process is not None  # which gives its resource by itself
+    run.args = ticket._args if bare else (worker.resource, *ticket._args)
     more = ticket.more()
     queued: Any = run
     queued.worker, queued.desk, queued.span = worker, desk, more.timeout
@@ -104,8 +106,11 @@ class _Workers:
             return call_job(run)
         desk: Desk = getattr(run, "desk")  # noqa: B009 - where `through` has put it
         recipe = desk.setup.recipe
+        worker: Worker = run.worker
+        if worker.process is not None:
+            return await ProcessCall(run, worker, desk.setup.max_runs).result()
         tries = recipe is not None and recipe.has_check and not recipe.is_async
-        return await ThreadCall(run, tries=tries, left=desk.carrier.threads.left_alone).result()
+        return await ThreadCall(run, tries=tries, left=desk.carrier.ahead.left_alone).result()
 
 
 def _any() -> None:

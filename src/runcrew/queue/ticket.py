@@ -88,6 +88,8 @@ class More:
     #: Whether its beginning has been told; and how many resources did not pass the check when it was about to begin.
     told: bool = False
     unfit: int = 0
+    #: How often its process has died.
+    deaths: int = 0
 
 
 class Ticket(Generic[T]):
@@ -293,7 +295,10 @@ class Ticket(Generic[T]):
     def _number(self) -> int:
         more = self.more()
         if more.number is None:
-            more.number = new_number()
+            worker = self._worker  # another process may know it by a number already
+            known = None if worker is None else getattr(worker.work, "number_of", None)
+            number: int = new_number() if known is None else known(self)
+            more.number = number
         return more.number
 
     def as_run(self) -> Run:

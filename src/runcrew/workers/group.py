@@ -26,10 +26,10 @@ from runcrew.lifecycle.tasks import MOMENT
 from runcrew.policies import Backoff
 from runcrew.workers.change import Change
 from runcrew.workers.door import Counts, Door
-from runcrew.workers.keeper import Keeper, KeeperInLoop, KeeperInThread
 from runcrew.workers.limits import Limits
 from runcrew.workers.own_thread import OwnThread
 from runcrew.workers.pace import Pace
+from runcrew.workers.process_keeper import Kind, keeper_of
 from runcrew.workers.resource import Recipe
 from runcrew.workers.worker import ABANDONED, BUSY, CLOSING, FREE, GONE, LEAVING, OPENING, Worker
 
@@ -66,6 +66,7 @@ class Group:
         backoff: Backoff,
         context: contextvars.Context,
         work_context: Callable[[], contextvars.Context],
+        processes: Kind | None = None,
     ) -> None:
         self._door = door
         self.home = home
@@ -82,8 +83,9 @@ class Group:
         self.roster: dict[Worker, None] = {}
         #: Those of them that are free: the one that came last at the end.
         self.free: dict[Worker, None] = {}
-        kind = Keeper if recipe is None else KeeperInLoop if recipe.is_async else KeeperInThread
-        self._keeper = kind(self)
+        self._keeper = keeper_of(self, recipe, processes)
+        #: Whether it takes time to hire somebody, and may fail.
+        self._paced = recipe is not None or processes is not None
         limited = recipe is not None and (recipe.max_age is not None or recipe.max_idle is not None)
         #: Looks after ages, where they are limited.
         self.limits = Limits(self) if limited else None
@@ -194,8 +196,13 @@ class Group:
             self._settling = False
         if self._changes and self._is_settled:
             self._end_changes()
-        if self.closed and not self.held:
+        if self.is_over:
             self._door.all_gone()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is left but abandoned ones, and nobody will come."""
+        return self.closed and not self.held and self._keeper.end()
 
     @property
     def _is_settled(self) -> bool:
@@ -212,7 +219,7 @@ class Group:
     def _hire_missing(self) -> None:
         # Asked again for each one: the first step of a job may be taken in here, and change anything.
         while not self.closed and min(self.target - self.staying, self.places - self.held) > 0:
-            if self.recipe is not None:
+            if self._paced:
                 if self._lost or self.is_bad_time():
                     return  # perhaps the loop is on its way down: see `lost`
                 wait = self.pace.not_before - self.loop.time()
@@ -377,14 +384,14 @@ class Group:
                 self._keeper.end_thread(worker)  # which may have work of it, too
         self.settle()
 
-    def condemn(self, worker: Worker, error: BaseException, reason: str) -> None:
-        """The resource of this worker must not be used again: it leaves, and is replaced."""
+    def condemn(self, worker: Worker, error: BaseException, reason: str, *, at_once: bool = False) -> None:
+        """The resource of this worker must not be used again: it leaves, and is replaced, `at_once` or not."""
         if worker.faulty or worker.state in _WITHOUT:
             return
         worker.faulty = True
         worker.error = self.last_error = error
         self.counts.replaced += 1
-        if self.recipe is not None:
+        if self._paced and not at_once:
             self.pace.died(worker.wave, self.loop.time())
         self.leave(worker, reason)
         self.settle()
@@ -439,18 +446,14 @@ class Group:
                 self._keeper.let_go(worker)
 
     def forsake(self) -> None:
-        """The loop has been closed: what lives in the workers' threads is taken down there, and they end."""
-        for worker in list(self.roster):
-            if worker.thread is not None:
-                self._keeper.end_thread(worker)
+        """The loop has been closed: end what does not live on it."""
+        self._keeper.forsake()
 
     def hanging(self) -> list[tuple[str, str]]:
         """What the makers and takers down are at that have not come to an end, and where."""
-        return [
-            (f"the resource of worker {worker.number} ({worker.state.value})", self._keeper.where(worker))
-            for worker in self.roster
-            if worker.state is CLOSING or worker.state is OPENING
-        ]
+        said, where = "the resource of worker {} ({})", self._keeper.where
+        found = [worker for worker in self.roster if worker.state is CLOSING or worker.state is OPENING]
+        return [(said.format(worker.number, worker.state.value), where(worker)) for worker in found]
 
     # --- steps --------------------------------------------------------------------------------
 

@@ -78,6 +78,16 @@ class Keeper:
         """Where the making or taking down hangs, as text."""
         return "" if worker.thread is None else worker.thread.stack()
 
+    def end(self) -> bool:
+        """Nobody is left: take down what all have shared. Whether that is over; if not, the group settles then."""
+        return True
+
+    def forsake(self) -> None:
+        """The loop has been closed: what lives in the workers' threads is taken down there, and they end."""
+        for worker in list(self.group.roster):
+            if worker.thread is not None:
+                self.end_thread(worker)
+
 
 class KeeperInLoop(Keeper):
     """A task of the worker's own opens, holds and closes an asynchronous resource."""

@@ -28,9 +28,10 @@ ABANDONED: its work goes on although it was given up, and uses the resource. The
 GONE:      in no book any more.
 
 Told to leave is also one whose resource proved faulty, is too old, or is lost. Without a resource a worker is
-OPENING only while it is being hired, and CLOSING only until the thread has ended that plain jobs have needed. All
-but GONE ones are in the group's roster, which is the only book of who lives. Nothing but the group changes the
-state, except that the door moves a worker between FREE and BUSY: that is done for each run.
+OPENING only while it is being hired, and CLOSING only until the thread has ended that plain jobs have needed. A process
+of its own is like a resource; it can be killed, so that such a worker is never ABANDONED. All but GONE ones are in the
+group's roster, which is the only book of who lives. Nothing but the group changes the state, except that the door moves
+a worker between FREE and BUSY: that is done for each run.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from runcrew.backends.processes import Process
     from runcrew.workers.group import Group
     from runcrew.workers.own_thread import OwnThread
     from runcrew.workers.resource import Opened
@@ -72,7 +74,7 @@ class Worker:
     """One slot of a group."""
 
     __slots__ = (
-        "context", "error", "faulty", "group", "keeper", "layers", "number", "opened", "opened_at", "reason",
+        "context", "error", "faulty", "group", "keeper", "layers", "number", "opened", "opened_at", "process", "reason",
         "release", "resource", "simple", "since", "state", "task", "thread", "thread_ends", "wave", "work",
     )  # fmt: skip
 
@@ -92,6 +94,8 @@ class Worker:
         self.thread: OwnThread | None = None
         #: Whether that was told to end.
         self.thread_ends = False
+        #: The process that is its own, where its jobs run in one: its resource lives there, and is not to be had here.
+        self.process: Process | None = None
         #: In which users' code makes a resource in its thread, and takes it down again.
         self.context: contextvars.Context | None = None
         #: What it has in hand (the door's business), and the task of that where it has one.

@@ -1,0 +1,444 @@
+"""One child process, as the process that it works for sees it: what it is given, what comes back, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from runcrew.backends.processes import wire
+from runcrew.backends.processes.child import Setup
+from runcrew.backends.processes.server import ForkServer
+from runcrew.clock import Clock
+from runcrew.errors import NotPicklable, ProcessDied, RemoteTraceback
+from runcrew.job import Job
+
+_log: Final = logging.getLogger("runcrew")
+
+#: How long a process may stand still that somebody has stopped (SIGSTOP), in seconds.
+STANDSTILL: Final = 1.0
+
+#: How long its fork server may take to kill it, in seconds; then that is taken to be ill, and ended with all it has.
+_PATIENCE: Final = 2.0
+
+_PLAIN_FUNCTION: Final = type(lambda: None)
+
+
+class Owner(Protocol):
+    """Who has launched a process. All of this is called on the loop, in whatever context."""
+
+    def ready(self) -> None:
+        """It is there, and has made its resource."""
+
+    def not_ready(self, error: BaseException) -> None:
+        """It could not be made, or its resource could not. `died` follows where it was there at all."""
+
+    def full(self, used: int) -> None:
+        """It has come to use so many bytes of memory, and begins nothing more."""
+
+    def died(self, error: ProcessDied | None) -> None:
+        """It is no more, with all that it had started. None: it has ended as it was told. Nothing else is called."""
+
+
+class Sink(Protocol):
+    """Who has handed a process jobs. Called on the loop, in whatever context."""
+
+    def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
+        """This came of the job of that number: see `runcrew.backends.processes.wire`."""
+
+    def lost(self, error: BaseException | None) -> None:
+        """The process is no more; None: it has ended as it was told."""
+
+
+class Process:
+    """A child of the fork server of this loop. All of it is called on the loop.
+
+    name: for messages. preload: modules that the fork server has imported.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, preload: tuple[str, ...]) -> None:
+        self._loop = loop
+        self.name = name
+        self._preload = preload
+        self._owner: Any = None
+        #: Hears what comes of jobs; what comes when there is none is refused.
+        self.sink: Sink | None = None
+        self._server: ForkServer | None = None
+        self._id = 0
+        #: None before it is there.
+        self.pid: int | None = None
+        #: Why it was killed, for its error; empty: it was not, by us.
+        self.killed = ""
+        self._frames = wire.Frames()
+        self._out: deque[wire.Buffer] = deque()
+        self._functions: dict[Callable[..., Any], int] = {}
+        self._requests = self._tokens = self._tokens_back = self._results = -1
+        #: What taking its resource down raised; and whether it has said that this is over.
+        self.closing_error: BaseException | None = None
+        self._closed = False
+        #: Whether it is no more.
+        self.ended = False
+        #: How many jobs were handed to it, and how many of them have come back.
+        self.given = self.done = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._flight = _Flight(loop, f"the process {name}") if hasattr(loop, "runcrew_hold") else None
+
+    def __repr__(self) -> str:
+        return f"<Process {self.name} {'over' if self.ended else self.pid or 'not born'}>"
+
+    # --- its beginning and end -------------------------------------------------------------
+
+    def launch(self, owner: Owner, setup: bytes) -> None:
+        """Begin. Raises Lost or OSError where that is impossible from the first."""
+        self._owner = owner
+        server = ForkServer.of(self._loop, self._preload)
+        pipes: list[int] = []
+        try:
+            for _ in range(3):
+                pipes += os.pipe()
+        except OSError:
+            for fd in pipes:
+                os.close(fd)
+            raise
+        requests, self._requests, tokens, self._tokens, self._results, results = pipes
+        self._tokens_back = os.dup(tokens)
+        for fd in (self._requests, tokens, self._tokens, self._results):
+            os.set_blocking(fd, False)
+        self._server = server
+        server.enter()
+        self._id = server.launch(self, (requests, tokens, results))
+        self._write(wire.frame(wire.SETUP, 0, [setup]))
+        self._loop.add_reader(self._results, self._readable)
+        if self._flight is not None:
+            self._flight.opens(True)
+
+    def finish(self) -> None:
+        """Let it take its resource down and end, once it has done what it has begun. It takes nothing after that."""
+        if self._tokens >= 0:
+            if self._flight is not None:
+                self._flight.opens(True)
+            self.take_back()
+            os.close(self._tokens)
+            os.close(self._tokens_back)
+            self._tokens = self._tokens_back = -1
+
+    def kill(self, why: str) -> None:
+        """End it at once, and all that it has started. The first reason stays."""
+        if self._server is None or self.ended or self.killed:
+            return
+        self.killed = why
+        self._server.kill(self._id)
+        self._stand_by()
+        self._timer = self._loop.call_later(_PATIENCE, self._server.abort)
+
+    def _stand_by(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- what it is given ------------------------------------------------------------------
+
+    def request(
+        self, number: int, fn: Callable[..., Any], args: tuple[Any, ...], meta: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
+        """What stands for a job in `hand`; meta: number of the run, attempt, deadline, end of the attempt's time.
+
+        Raises NotPicklable.
+        """
+        known, given = -1, (fn, args)
+        if type(fn) is _PLAIN_FUNCTION:  # others may change, and are sent each time
+            known = self._functions.get(fn, -1)
+            if known < 0:
+                known = self._tell_function(fn)
+        try:
+            kind, pieces = wire.dumps(args if known >= 0 else given)
+        except BaseException as error:
+            raise _blamed(fn, args, error) from error
+        data: wire.Buffer | None = pieces[0]
+        if kind or len(pieces[0]) > wire.CHUNK:
+            self._write(wire.frame(wire.ARGUMENTS | kind, number, pieces))
+            data = None
+        return (number, known, data, *meta)
+
+    def _tell_function(self, fn: Callable[..., Any]) -> int:
+        try:
+            data = pickle.dumps(fn, 5)
+        except BaseException as error:
+            raise _blamed(fn, (), error) from error
+        number = self._functions[fn] = len(self._functions)
+        self._write(wire.frame(wire.FUNCTION, number, [data]))
+        return number
+
+    def hand(self, requests: Sequence[tuple[Any, ...]]) -> None:
+        """Give it these, and let it begin them one after the other."""
+        self._write(wire.frame(wire.JOBS, 0, [pickle.dumps(requests, 5)]))
+        self.give([request[0] for request in requests])
+
+    def give(self, numbers: Sequence[int]) -> None:
+        """Let it begin what it has: these, in this order."""
+        if self._flight is not None:
+            self._flight.given(len(numbers))
+        try:
+            os.write(self._tokens, wire.tokens(numbers))
+        except BrokenPipeError:
+            pass  # it has died, and we shall hear of that: nothing of this has begun
+
+    def take_back(self) -> list[int]:
+        """The numbers of all that it has not begun, and now never will."""
+        if self._tokens_back < 0:
+            return []
+        numbers = wire.read_tokens(self._tokens_back)
+        if self._flight is not None:
+            self._flight.given(-len(numbers))
+        return numbers
+
+    def tell(self, number: int) -> None:
+        """Let the job of that number know that it should end."""
+        self._write(wire.frame(wire.TELL, number))
+
+    def _write(self, pieces: list[wire.Buffer]) -> None:
+        if self._requests < 0:
+            return
+        if not self._out:
+            self._out.extend(pieces)
+            self._flush()
+            if self._out:
+                self._loop.add_writer(self._requests, self._flush)
+        else:
+            self._out.extend(pieces)
+
+    def _flush(self) -> None:
+        out, waited = self._out, False
+        try:
+            while out:
+                piece = out[0]
+                sent = os.write(self._requests, piece)
+                if sent == len(piece):
+                    out.popleft()
+                else:
+                    out[0] = memoryview(piece)[sent:]
+        except BlockingIOError:
+            waited = True
+        except OSError:  # it has died, and we shall hear of that
+            out.clear()
+        if not waited:
+            self._loop.remove_writer(self._requests)
+
+    # --- what it says ------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._results, wire.CHUNK)
+        except BlockingIOError:
+            return
+        if not data:  # it ends, and we shall hear how
+            self._loop.remove_reader(self._results)
+            return
+        self._hear(data)
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            frames = self._frames.feed(data)
+        except ValueError as error:
+            self.kill(f"what it wrote made no sense ({error})")
+            self._frames = wire.Frames()
+            return
+        owner, flight, sink = self._owner, self._flight, self.sink
+        for kind, number, began, ended, payload in frames:
+            what = kind & ~(wire.BUFFERS | wire.LOOKED)
+            if wire.NOTHING <= what <= wire.UNFIT:
+                if flight is not None:
+                    flight.given(-1)
+                self.done += 1
+                if sink is not None:
+                    sink.came(kind, number, began, ended, payload)
+                sink = self.sink
+            elif what == wire.PROGRESS:
+                if sink is not None:
+                    sink.came(kind, number, began, ended, payload)
+            elif what == wire.READY:
+                self._opened()
+                owner.ready()
+            elif what == wire.NOT_READY:
+                self._opened()
+                owner.not_ready(error_of(payload))
+            elif what == wire.FULL:
+                owner.full(number)
+            elif what == wire.CLOSED:
+                self._closed = True
+                self.closing_error = error_of(payload) if payload else None
+
+    def _opened(self) -> None:
+        if self._flight is not None:
+            self._flight.opens(False)
+
+    # --- what its fork server says -------------------------------------------------------------
+
+    def born(self, pid: int) -> None:
+        """See Launched."""
+        self.pid = pid
+
+    def unborn(self, error: OSError) -> None:
+        """See Launched."""
+        self._over()
+        self._owner.not_ready(error)
+        self._owner.died(None)
+
+    def stopped(self, number: int | None) -> None:
+        """See Launched."""
+        if self.killed:
+            return
+        self._stand_by()
+        if number is not None:
+            said = f"it was stopped by {signal_name(number)}, and stood still for {STANDSTILL:g} s"
+            self._timer = self._loop.call_later(STANDSTILL, self.kill, said)
+
+    def died(self, exitcode: int | None) -> None:
+        """See Launched."""
+        self._read_the_rest()
+        self._over()
+        if self._closed and exitcode == 0:
+            self._owner.died(None)
+        else:
+            self._owner.died(ProcessDied(self._how(exitcode), self.pid, exitcode))
+
+    def _how(self, exitcode: int | None) -> str:
+        who = f"the process {self.name} ({self.pid})"
+        if self.killed:
+            return f"{who} was killed: {self.killed}"
+        if exitcode is None:
+            return f"{who} has died, and nobody knows how: its fork server has died too"
+        if exitcode >= 0:
+            return f"{who} has ended by itself, with exit status {exitcode} (os._exit, or a library)"
+        said = f"{who} was killed by {signal_name(-exitcode)}"
+        if exitcode == -signal.SIGKILL:
+            return f"{said}: by the system, which was short of memory, or by somebody"
+        return said
+
+    def _read_the_rest(self) -> None:
+        """It is dead: what it wrote is all there."""
+        while True:
+            try:
+                data = os.read(self._results, wire.CHUNK)
+            except OSError:
+                return
+            if not data:
+                return
+            self._hear(data)
+
+    def _over(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self._stand_by()
+        self._close_pipes()
+        if self._flight is not None:
+            self._flight.clear()
+        if self._server is not None:
+            self._server.leave()
+
+    def _close_pipes(self) -> None:
+        self._out.clear()
+        closed = self._loop.is_closed()
+        for fd in (self._requests, self._tokens, self._tokens_back, self._results):
+            if fd < 0:
+                continue
+            if not closed:
+                self._loop.remove_reader(fd)
+                self._loop.remove_writer(fd)
+            os.close(fd)
+        self._requests = self._tokens = self._tokens_back = self._results = -1
+
+
+class _Flight:
+    """What a process holds virtual time for: its opening and end, and what it was given and has not brought back."""
+
+    def __init__(self, loop: Any, what: str) -> None:
+        self._loop = loop
+        self._what = what
+        self._opens = False
+        self._given = 0
+        self._holds = False
+
+    def opens(self, opens: bool) -> None:
+        self._opens = opens
+        self._look()
+
+    def given(self, number: int) -> None:
+        self._given += number
+        self._look()
+
+    def clear(self) -> None:
+        self._opens, self._given = False, 0
+        self._look()
+
+    def _look(self) -> None:
+        wanted = self._opens or self._given > 0
+        if wanted and not self._holds:
+            self._loop.runcrew_hold(self._what)
+        elif self._holds and not wanted:
+            self._loop.runcrew_release(self._what)
+        self._holds = wanted
+
+
+def setup_of(recipe: Any, *, tries: bool, service: str | None, prefix: str, limit: int | None) -> bytes:
+    """What a process is told first, pickled. Raises NotPicklable."""
+    try:
+        return pickle.dumps(Setup(recipe, tries, service, prefix, limit), 5)
+    except BaseException as error:
+        raise wire.not_picklable("what makes the resource", error) from error
+
+
+def value_of(kind: int, payload: wire.Buffer) -> Any:
+    """What a run gave. Raises NotPicklable."""
+    try:
+        return wire.loads(kind & wire.BUFFERS, payload)
+    except BaseException as error:
+        raise wire.not_picklable("what the job returned", error) from error
+
+
+def error_of(payload: wire.Buffer) -> BaseException:
+    """What a run raised, with its traceback as the cause."""
+    data, what, text = pickle.loads(payload)  # noqa: S301 - written by our own child
+    error: BaseException | None = None
+    if data is not None:
+        try:
+            error = pickle.loads(data)  # noqa: S301 - the same
+        except BaseException as wrong:
+            error = wire.not_picklable(what, wrong)
+    if error is None:
+        error = NotPicklable(what)
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+def _blamed(fn: Callable[..., Any], args: tuple[Any, ...], error: BaseException) -> NotPicklable:
+    """Which of them cannot be pickled."""
+    for what, value in ((f"the job {Job(fn).name}", fn), *((f"argument {n}", arg) for n, arg in enumerate(args))):
+        try:
+            pickle.dumps(value, 5)
+        except BaseException as wrong:
+            hint = ": it has to be found by its name in its module" if value is fn else ""
+            return wire.not_picklable(f"{what}{hint}", wrong)
+    return wire.not_picklable("an argument", error)
+
+
+def instants(of: Clock) -> Callable[[float], float]:
+    """Makes seconds since the epoch of what a child's clock has read. Virtual time stands still while a child works."""
+    if type(of) is not Clock:
+        return lambda _: of.now()
+    anchor = of.now() - of.monotonic()
+    return lambda tick: tick + anchor
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,327 @@
+"""Plain jobs in the processes of their workers.
+
+What a process was handed waits in its pipes; a token for each says which may begin, and whoever takes the token out of
+its pipe first, process or loop, has the job (see `runcrew.backends.processes.wire`). So it is always known which one is
+under way, and a kill ends that one and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from runcrew import clock
+from runcrew.backends.processes import KILL_AFTER, error_of, instants, value_of, wire
+from runcrew.errors import NotPicklable, ProcessDied
+from runcrew.job import Status, new_number
+from runcrew.queue.ahead import AHEAD, MOST, Ahead, Line
+from runcrew.queue.ticket import More, Ticket
+from runcrew.workers import BUSY, Unfit, Worker
+
+if TYPE_CHECKING:
+    from runcrew.backends.processes import Process
+    from runcrew.queue.desk import Desk
+
+#: One more is handed over where one takes no longer than this, mostly: so that its process need not wait for us.
+_NEXT: Final = 1.5 * AHEAD
+
+
+class Handed:
+    """One job on its way to a process and back."""
+
+    __slots__ = ("number", "run", "started", "ticket", "waits")
+
+    def __init__(self, ticket: Ticket[Any], number: int, run: int) -> None:
+        self.ticket = ticket
+        #: Which one it is in its process; and the number of the run.
+        self.number = number
+        self.run = run
+        #: Whether others are before it, as far as we know; and since when that is not so.
+        self.waits = True
+        self.started = 0.0
+
+
+class ProcessLine(Line):
+    """What one worker's process has been handed."""
+
+    __slots__ = ("_by_number", "_instant", "_processes", "process", "timer")
+
+    def __init__(self, processes: InProcesses, worker: Worker, process: Process) -> None:
+        super().__init__(processes, worker)
+        self._processes = processes
+        self._instant = processes.instant
+        self.process = process
+        self._by_number: dict[int, Handed] = {}
+        #: Kills the process where the run under way does not end although it was asked to.
+        self.timer: asyncio.TimerHandle | None = None
+        process.sink = self
+
+    def where(self) -> str:
+        """See Line."""
+        return f"in the process {self.process.pid}"
+
+    def add(self, ticket: Ticket[Any], run: int) -> Handed:
+        """This one is about to be handed over."""
+        self.process.given += 1
+        handed = Handed(ticket, self.process.given, run)
+        self._by_number[handed.number] = self.handed[ticket] = handed
+        return handed
+
+    def remove(self, handed: Handed) -> None:
+        """This one is in the line no more."""
+        del self.handed[handed.ticket]
+        del self._by_number[handed.number]
+
+    def by_number(self, number: int) -> Handed | None:
+        """The one of this number, if it is still in the line."""
+        return self._by_number.get(number)
+
+    def number_of(self, ticket: Ticket[Any]) -> int:
+        """The number of the run, as its process knows it."""
+        handed: Handed | None = self.handed.get(ticket)
+        return new_number() if handed is None else handed.run
+
+    def next(self) -> None:
+        """The first one is, or is about to be, under way."""
+        for handed in self.handed.values():
+            if handed.waits:
+                handed.waits, handed.started = False, self.now()
+            return
+
+    def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
+        """See Sink."""
+        handed = self._by_number.pop(number, None)
+        if handed is None:
+            return  # whatever it says comes too late
+        ticket, what = handed.ticket, kind & ~wire.BUFFERS
+        if what & ~wire.LOOKED == wire.PROGRESS:
+            self._by_number[number] = handed
+            ticket.as_run().progress(*value_of(0, payload))
+            return
+        line = self.handed
+        del line[ticket]
+        self.progress = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        started, ended = self._instant(began), self._instant(ended)
+        if what == wire.NOTHING and ticket._more is None:
+            ticket._started = started
+            self._processes.desk.succeeded(ticket, None, started, ended)
+        else:
+            self._processes.settle(self, handed, kind, payload, started, ended)
+        if line:
+            self.next()
+        left = len(line)
+        if left == self.low or not left or self.worker.state is not BUSY:
+            self._processes.learn(ended - started)
+            self._processes.look_after(self)
+
+    def lost(self, error: BaseException | None) -> None:
+        """See Sink."""
+        self._processes.process_lost(self, error)
+
+
+class InProcesses(Ahead):
+    """Hands the plain jobs of one desk to processes."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self.instant = instants(clock.current())
+
+    # --- handing over ---------------------------------------------------------------------
+
+    def window(self, line: Any) -> int:
+        """See Ahead."""
+        if self.cautious:
+            return 1
+        most = MOST if self.mean <= 0 else 1 + min(MOST - 1, int(_NEXT / self.mean))
+        limit = self.desk.setup.max_runs
+        return most if limit is None else max(1, min(most, limit - line.process.done))
+
+    def _line(self, worker: Worker) -> ProcessLine:
+        assert worker.process is not None
+        return ProcessLine(self, worker, worker.process)
+
+    def _hand(self, line: Any, tickets: list[Ticket[Any]], first: Ticket[Any] | None = None) -> None:
+        desk, worker, process = self.desk, line.worker, line.process
+        requests: list[Any] = []
+        wrong: list[tuple[Ticket[Any], BaseException]] = []
+        for ticket in tickets:
+            ticket._worker = worker
+            ticket._started = None
+            more = ticket._more
+            handed = line.add(ticket, _number(more))
+            meta = (handed.run, 1, None, None) if more is None else _meta(handed.run, more, self.now())
+            try:
+                requests.append(process.request(handed.number, ticket._fn, ticket._args, meta))
+            except NotPicklable as error:
+                line.remove(handed)
+                wrong.append((ticket, error))
+                continue
+            if more is not None:
+                self._limit(ticket, more, line)
+            if desk.books.tells and ticket is not first:
+                desk.books.tell_begin(ticket, worker.number)
+        if requests:
+            process.hand(requests)
+            line.next()
+            line.low = len(line.handed) // 2
+            if len(line.handed) > 1:
+                self._watch(line)
+        if wrong:
+            self._failed(line, wrong)
+
+    def take_back(self, line: Any) -> None:
+        """See Ahead."""
+        self._put_back(line, line.process.take_back())
+
+    def _put_back(self, line: ProcessLine, numbers: list[int]) -> None:
+        for number in reversed(numbers):
+            handed = line.by_number(number)
+            if handed is not None:
+                line.remove(handed)
+                self.desk.ends.put_back(handed.ticket)
+
+    def relieve(self, line: Any) -> None:
+        """See Ahead."""
+        numbers: list[int] = line.process.take_back()
+        if not numbers:
+            return
+        if len(numbers) == len(line.handed):
+            line.process.give(numbers)
+        else:
+            self._put_back(line, numbers)
+
+    def has_begun(self, ticket: Ticket[Any], line: Any) -> bool:
+        """See Ahead."""
+        handed: Handed = line.handed[ticket]
+        numbers: list[int] = line.process.take_back()
+        begun = handed.number not in numbers
+        if not begun:
+            numbers.remove(handed.number)
+            line.remove(handed)
+        if numbers:
+            line.process.give(numbers)
+        if line.handed:
+            line.next()
+        return begun
+
+    # --- coming back ------------------------------------------------------------------------
+
+    def settle(
+        self, line: ProcessLine, handed: Handed, kind: int, payload: wire.Buffer, started: float, ended: float
+    ) -> None:
+        """What came of one that is no plain success without a value."""
+        ticket, desk, what = handed.ticket, self.desk, kind & ~(wire.BUFFERS | wire.LOOKED)
+        value: Any = None
+        error: BaseException | None = None
+        if what == wire.VALUE:
+            try:
+                value = value_of(kind, payload)
+            except NotPicklable as wrong:
+                error = wrong
+        elif what != wire.NOTHING:
+            error = error_of(payload)
+        ticket._started = started
+        if kind & wire.LOOKED:
+            ticket.more().number = handed.run
+        more = ticket._more
+        if error is None and more is None:
+            desk.succeeded(ticket, value, started, ended)
+            return
+        more = ticket.more()
+        desk.ends.began(ticket, more, started)
+        if ticket._status is not None:
+            pass
+        elif error is None:
+            desk.ends.succeeded(ticket, more, value, ended)
+        elif isinstance(error, Unfit) and what == wire.UNFIT:
+            desk.carrier.found_unfit(ticket, line.worker, error)
+        elif isinstance(error, asyncio.CancelledError) and more.why is not None:
+            desk.ends.asked(ticket, more)
+        else:
+            desk.ends.settle_failed(ticket, line.worker, Status.FAILED, error)
+
+    def look_after(self, line: Any) -> None:
+        """See Ahead. A process that has done as many runs as it may is replaced."""
+        limit, worker = self.desk.setup.max_runs, line.worker
+        if limit is not None and line.process.done >= limit and worker.state is BUSY:
+            worker.group.leave(worker, f"its process has done {limit} run(s)")
+        super().look_after(line)
+
+    # --- ending it before it ends -----------------------------------------------------------
+
+    def tell(self, ticket: Ticket[Any], line: Any) -> None:
+        """See Ahead: its process is killed a little later, unless it ends."""
+        line.process.tell(line.handed[ticket].number)
+        if line.timer is None:
+            said = "its run was asked to end, and did not"
+            line.timer = self.desk.later(KILL_AFTER, self._kill, line, said)
+
+    def end_begun(self, ticket: Ticket[Any], line: Any, said: str) -> None:
+        """See Ahead: its process is killed; what becomes of the run is said when that is gone."""
+        ticket.more().cut = said
+        self._kill(line, said)
+
+    def _kill(self, line: ProcessLine, why: str) -> None:
+        self.take_back(line)  # first: what has not begun is not to begin between now and the end
+        worker = line.worker
+        worker.group.leave(worker, f"its process was killed: {why}")
+        line.process.kill(why)
+        self.desk.pump_soon()
+
+    def process_lost(self, line: ProcessLine, error: BaseException | None) -> None:
+        """The process is no more: what had not begun waits again, and the run under way has ended with it."""
+        self.take_back(line)
+        if line.timer is not None:
+            line.timer.cancel()
+        for ticket, handed in list(line.handed.items()):
+            line.remove(handed)
+            self._died_with_it(ticket, handed, line.worker, error)
+        self._empty(line)
+        self.desk.pump_soon()
+
+    def _died_with_it(self, ticket: Ticket[Any], handed: Handed, worker: Worker, error: BaseException | None) -> None:
+        ends, more = self.desk.ends, ticket.more()
+        if ticket._status is not None:
+            return
+        ticket._started = handed.started
+        ends.began(ticket, more, handed.started)
+        more.number = handed.run
+        if more.why is not None:
+            ends.asked(ticket, more)
+        elif more.cut is not None:
+            ends.next_after(ticket, Status.TIMED_OUT, ends.timeout_error(ticket, more.cut), more.cut)
+        else:
+            reason = self._count_death(ticket, more)
+            ends.settle_failed(ticket, worker, Status.FAILED, error or ProcessDied("its process has ended"), reason)
+
+    def _count_death(self, ticket: Ticket[Any], more: More) -> str:
+        """Its process has died. What is to be said, where that has happened too often."""
+        more.deaths += 1
+        most = self.desk.setup.max_deaths
+        if more.deaths < most:
+            return ""
+        more.final = True
+        return f"its process died {more.deaths} time(s), and it is given up (max_deaths)" if most > 1 else ""
+
+    def lost(self, line: Any, said: str) -> None:
+        """See Ahead."""
+        self.take_back(line)
+        for ticket in list(line.handed):
+            self.desk.ends.end_early(ticket, Status.INTERRUPTED, said)
+        self._empty(line)
+
+    def give_up(self, line: Any, said: str, only: Ticket[Any] | None = None) -> None:
+        """See Ahead: nothing is given up here, it is killed."""
+        self._kill(line, said)
+
+
+def _number(more: More | None) -> int:
+    return new_number() if more is None or more.number is None else more.number
+
+
+def _meta(number: int, more: More, now: float) -> tuple[Any, ...]:
+    """What the job may ask about its run: its number, the attempt, when it is due, and when the attempt is."""
+    return number, more.attempt, more.due, None if more.timeout is None else now + more.timeout
