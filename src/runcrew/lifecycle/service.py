@@ -18,21 +18,14 @@ from typing import Any, Final, Self
 from runcrew import clock
 from runcrew.backends.calls import running_loop
 from runcrew.durations import Duration, seconds
-from runcrew.errors import (
-    ConfigError,
-    NotStarted,
-    ServiceStopped,
-    ServiceStopping,
-    WouldDeadlock,
-    WrongLoop,
-    brief,
-)
+from runcrew.errors import ConfigError, NotStarted, ServiceStopped, ServiceStopping, WouldDeadlock, WrongLoop, brief
 from runcrew.events import Event, HookFailed, Hub, SinkCall, StateChanged, Subscription, flush
 from runcrew.job import Job
 from runcrew.lifecycle.hooks import Hook, Hooks, hooks_of, run_hooks
 from runcrew.lifecycle.inside import enter, inside, is_inside
 from runcrew.lifecycle.latch import Limit
 from runcrew.lifecycle.life import Life
+from runcrew.lifecycle.live import InThread
 from runcrew.lifecycle.report import HookError, StopReport, Stuck
 from runcrew.lifecycle.state import State
 from runcrew.lifecycle.tasks import spawn, unless_torn_down
@@ -430,6 +423,13 @@ class BaseService:
         if isinstance(error, Exception):
             raise BaseExceptionGroup(f"{self.name} and the block that used it both failed", [error, mine])
         self._life.raise_error()
+
+    def in_thread(self, *, stop_timeout: Duration = "30s") -> InThread:
+        """For programs without an event loop: `with service.in_thread() as live:` runs it on one in the background.
+
+        What `live` does: see `rc.Live`. Leaving stops (within stop_timeout), and raises, as `async with` does.
+        """
+        return InThread(self, stop_timeout)
 
     # --- for the tree above -------------------------------------------------------------
 
