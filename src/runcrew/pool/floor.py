@@ -66,7 +66,7 @@ class Floor:
         self.group = Group(
             self, home, home.name, setup.recipe, size=setup.initial, most=setup.most,
             max_abandoned=setup.max_abandoned, backoff=setup.resource_backoff, context=context,
-            work_context=home.work_context,
+            work_context=home.work_context, processes=setup.kind(home.name),
         )  # fmt: skip
         self.scaler = scaler_of(self)
         for one in setup.kept:
@@ -93,7 +93,7 @@ class Floor:
 
     def args_of(self, worker: Worker) -> tuple[Any, ...]:
         """What a job is called with."""
-        return (worker.resource,) if self.setup.gives_resource else ()
+        return (worker.resource,) if self.setup.gives_resource and worker.process is None else ()
 
     # --- what the group tells -----------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from runcrew.backends import call_job
 from runcrew.errors import Done, StopTree, brief
 from runcrew.job import Job, Outcome, Run, Status, new_number
 from runcrew.workers import Worker
+from runcrew.workers.process_call import ProcessCall
 from runcrew.workers.thread_call import ThreadCall
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ class Place:
     """A pool's own workers.
 
     tries: whether resources are tried before each run; and whether they live in the threads of their workers.
+    max_runs: how many runs a worker's process does.
     """
 
-    def __init__(self, *, inline: bool, tries: bool, in_threads: bool, said: str) -> None:
+    def __init__(self, *, inline: bool, tries: bool, in_threads: bool, said: str, max_runs: int | None) -> None:
         self._inline = inline
+        self._max_runs = max_runs
         self._tries_here = tries and not in_threads
         self._tries_there = tries and in_threads
         self._said = said
@@ -99,6 +102,9 @@ class Place:
 
     async def _plain(self, run: Run, cycle: Cycle) -> Outcome[Any]:
         made: Any = run
+        worker = cycle.worker
+        if worker.process is not None:
+            return _heard(made, await ProcessCall(run, worker, self._max_runs).result())
         if self._inline:
             return _heard(made, call_job(run))
         call = ThreadCall(run, tries=self._tries_there, left=cycle.floor.left_alone)

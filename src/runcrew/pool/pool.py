@@ -136,6 +136,7 @@ class Pool(PoolService):
         scale: Scale | None = None,
         max_abandoned: int | None = None,
         backend: str | Backend | None = None,
+        kill: bool = False,
         retry: Rules = (),
         timeout: Duration | None = None,
         deadline: Duration | None = None,
@@ -149,8 +150,8 @@ class Pool(PoolService):
             Async on the loop, plain in the worker's own thread. All runs of one worker share a
             context, but those of plain jobs with policies or middleware around them, which get copies.
         job_factory: in its place, called once for each worker: gives that worker's own job, so that what it keeps
-            needs no lock. Plain or async; called on the loop, so it must not block. What has to be taken down again,
-            or lives in a thread, is a resource.
+            needs no lock. Plain or async; called on the loop, so it must not block; with processes it is plain, and
+            called there. What has to be taken down again, or lives in a thread, is a resource.
         resource, destroy, check, threadsafe: as in `Queue`: each worker has one of its own, tried before each run.
         healthy: asked with the error of a failed run; false: the resource is faulty, and its worker is replaced.
 
@@ -164,8 +165,9 @@ class Pool(PoolService):
             followed at once. None: never a pause.
         resource_backoff: between openings of resources that fail or prove faulty; the first is tried again at once.
         max_abandoned: so many threads that were given up are replaced; None: as many as `max`, or 8.
-        backend: None: async on the loop, plain in threads; "loop": plain inline; "thread": plain ones only; or an
-            object with `handle(run)`.
+        backend: None: async on the loop, plain in threads; "loop": plain inline; "thread": plain ones only; "process",
+            or `rc.Processes(…)`: plain ones, in a process for each worker; or an object with `handle(run)`.
+        kill: what does not end when it should is to be killed, for sure: refused where only processes could be.
 
         retry, timeout, deadline, concurrency: around each run, which waits for its retry in its worker.
         middleware: around all that, the first is outermost; shared by all workers, unless it is `rc.per_worker(…)`.
@@ -179,8 +181,8 @@ class Pool(PoolService):
         setup = Setup(
             job, name, job_factory=job_factory, resource=resource, destroy=destroy, check=check, healthy=healthy,
             threadsafe=threadsafe, min=min, max=max, initial=initial, stop_on_error=stop_on_error, backoff=backoff,
-            resource_backoff=resource_backoff, scale=scale, max_abandoned=max_abandoned, backend=backend, retry=retry,
-            timeout=timeout, deadline=deadline, concurrency=concurrency, middleware=middleware,
+            resource_backoff=resource_backoff, scale=scale, max_abandoned=max_abandoned, backend=backend, kill=kill,
+            retry=retry, timeout=timeout, deadline=deadline, concurrency=concurrency, middleware=middleware,
         )  # fmt: skip
         if name is None:
             name = "pool" if setup.job is None else setup.job.name

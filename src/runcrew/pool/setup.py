@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
 from runcrew.abc import Backend, Handler, Middleware
 from runcrew.backends import choose, gave_awaitable, is_awaitable
+from runcrew.backends.processes import Processes
 from runcrew.durations import Duration
 from runcrew.errors import ConfigError, NotAJob
 from runcrew.job import Job, Run
@@ -23,6 +24,7 @@ from runcrew.pool.on_loop import BareCycle, ChainCycle
 from runcrew.pool.place import Place
 from runcrew.workers import UNSET, Recipe, Unset, Worker
 from runcrew.workers.group import UNLIMITED
+from runcrew.workers.process_keeper import Kind, kind_of, processes_of
 from runcrew.workers.resource import check_fit, refuse_signature
 from runcrew.workers.scale import Scale
 
@@ -54,6 +56,7 @@ class PoolOptions(TypedDict, total=False):
     scale: Scale | None
     max_abandoned: int | None
     backend: str | Backend | None
+    kill: bool
     retry: Rules
     timeout: Duration | None
     deadline: Duration | None
@@ -87,6 +90,7 @@ class Setup:
         scale: Scale | None,
         max_abandoned: int | None,
         backend: str | Backend | None,
+        kill: bool,
         retry: Rules,
         timeout: Duration | None,
         deadline: Duration | None,
@@ -95,7 +99,9 @@ class Setup:
     ) -> None:
         self._name = name
         self.job = self._job_of(job, job_factory)
-        self.recipe = _recipe(resource, job_factory, destroy=destroy, check=check)
+        self._backend = choose(self.job or Job(_any), backend) if backend not in (None, "loop", "thread") else None
+        make = _from_factory_there if isinstance(self._backend, Processes) else _from_factory
+        self.recipe = _recipe(resource, job_factory, make, destroy=destroy, check=check)
         #: Whether the resource is what jobs are called with; otherwise it is the job, or there is none.
         self.gives_resource = resource is not None
         self.threadsafe = _flag(threadsafe, "threadsafe")
@@ -120,7 +126,12 @@ class Setup:
         self.max_abandoned = default if max_abandoned is None else count(max_abandoned, "max_abandoned", 0)
         self.inline = backend == "loop"
         self.only_threads = backend == "thread"
-        self._backend = choose(self.job or Job(_any), backend) if backend not in (None, "loop", "thread") else None
+        #: What is asked of the workers' processes; None: jobs do not run in any.
+        self.processes = processes_of(
+            self._backend, self.recipe, kill=kill, threadsafe=threadsafe, max_abandoned=max_abandoned
+        )
+        if self.processes is not None:
+            self._backend = None
         options = Options(retry, timeout, deadline, concurrency, None, middleware)
         #: Counters that see just what the pool counts anyway: they read it there.
         self.kept: tuple[Kept, ...] = tuple(takewhile(_is_kept, options.middleware))  # type: ignore[arg-type]
@@ -129,13 +140,13 @@ class Setup:
         recipe = self.recipe
         self._where = Place(
             inline=self.inline, tries=recipe is not None and recipe.has_check,
-            in_threads=recipe is not None and not recipe.is_async, said=self._place(),
+            in_threads=recipe is not None and not recipe.is_async, said=self._place(), max_runs=self.max_runs,
         )  # fmt: skip
         self._words = describe(self.job or Job(_any), self._backend or self._where, options)
         #: The chain that each run goes through; None: there is nothing in it.
         self.handler: Handler | None = None
         plain = rest.only_retry_and_timeout and not rest.retry and rest.timeout is None
-        if self._backend is not None or not plain:
+        if self._backend is not None or self.processes is not None or not plain:
             self.handler = self._chain(rest)
         if self.job is not None:
             refuse_signature(self.job.fn, "job", 1 if self.gives_resource else 0)
@@ -157,7 +168,9 @@ class Setup:
     def cycle(self, floor: Floor, worker: Worker) -> Cycle:
         """What this worker is to go round in. Raises NotAJob for a job of a kind that cannot be run here."""
         job = self.job
-        if job is None:
+        if job is None and self.processes is not None:
+            job = Job(_own, self._name)  # which is what the process has made, and gets
+        elif job is None:
             job = worker.resource
             self.check(job)
         if self.handler is not None:
@@ -195,6 +208,9 @@ class Setup:
 
     def check(self, job: Job) -> None:
         """Raise NotAJob, or another ConfigError, for a job of a kind that this pool cannot run."""
+        if self.processes is not None:
+            self.processes.check(job)
+            return
         if self._backend is not None:
             choose(job, self._backend)
         elif self.only_threads and job.is_async:
@@ -253,12 +269,29 @@ class Setup:
         where = self._backend or self._where
         return chain(self.job or Job(_any), where, options, on_retry=_retried, workers=True)
 
+    def kind(self, service: str) -> Kind | None:
+        """What the workers' processes are like; None: they have none."""
+        if self.processes is None:
+            return None
+        return kind_of(self.processes, self.recipe, service, service if self.job is None else self.job.name)
+
+    @property
+    def max_runs(self) -> int | None:
+        """How many runs a worker's process does before it is replaced."""
+        return None if self.processes is None else self.processes.max_runs
+
     def _place(self) -> str:
+        if self.processes is not None:
+            return "the processes of its workers"
         if self.inline or (self.job is not None and self.job.is_async):
             return "loop"
         if self.job is None and not self.only_threads:
             return "loop, plain ones in the threads of their workers"
         return "the threads of its workers"
+
+
+def _own(job: Callable[[], object]) -> object:
+    return job()
 
 
 def _inline(name: str, call: Callable[[], object]) -> Callable[[], Awaitable[object]]:
@@ -279,7 +312,10 @@ def _is_kept(middleware: Middleware) -> bool:
 
 
 def _recipe(
-    resource: Callable[[], Any] | None, factory: Callable[[], Any] | None, **options: Any
+    resource: Callable[[], Any] | None,
+    factory: Callable[[], Any] | None,
+    make: Callable[[Callable[[], Any]], Recipe[Any]],
+    **options: Any,
 ) -> Recipe[Any] | None:
     if resource is not None:
         if factory is not None:
@@ -290,13 +326,13 @@ def _recipe(
     for name, given in options.items():
         if given is not None and given is not UNSET:
             raise ConfigError(f"{name}: {given!r} means nothing without a resource: give resource=, or leave it out")
-    return None if factory is None else _from_factory(factory)
+    if factory is not None and not callable(factory):
+        raise ConfigError(f"job_factory: {factory!r} cannot be called: give a function that makes a job")
+    return None if factory is None else make(factory)
 
 
 def _from_factory(factory: Callable[[], Any]) -> Recipe[Any]:
     """A job of each worker's own is made like a resource, on the loop, and is nothing that is taken down."""
-    if not callable(factory):
-        raise ConfigError(f"job_factory: {factory!r} cannot be called: give a function that makes a job")
 
     async def make() -> Job:
         made: Any = factory()
@@ -308,6 +344,22 @@ def _from_factory(factory: Callable[[], Any]) -> Recipe[Any]:
             raise NotAJob(f"job_factory: what {named(factory)} gave is no job: {error}") from None
 
     return Recipe(make, destroy=None, check=None, max_idle=None, max_age=None)
+
+
+def _from_factory_there(factory: Callable[[], Any]) -> Recipe[Any]:
+    """The same in a process of each worker's own."""
+    return Recipe(functools.partial(_plain_job, factory), destroy=None, check=None, max_idle=None, max_age=None)
+
+
+def _plain_job(factory: Callable[[], Any]) -> Callable[[], object]:
+    made: Callable[[], object] = factory()
+    try:
+        job = Job(made)
+    except NotAJob as error:
+        raise NotAJob(f"job_factory: what {named(factory)} gave is no job: {error}") from None
+    if job.is_async:
+        raise NotAJob(f"job_factory: what {named(factory)} gave is async, and a process runs plain functions")
+    return made
 
 
 def _flag(given: object, name: str) -> bool:

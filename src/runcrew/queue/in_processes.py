@@ -94,9 +94,10 @@ class ProcessLine(Line):
         if handed is None:
             return  # whatever it says comes too late
         ticket, what = handed.ticket, kind & ~wire.BUFFERS
-        if what & ~wire.LOOKED == wire.PROGRESS:
+        if what == wire.PROGRESS or what == wire.SERVES:
             self._by_number[number] = handed
-            ticket.as_run().progress(*value_of(0, payload))
+            if what == wire.PROGRESS:
+                ticket.as_run().progress(*value_of(0, payload))
             return
         line = self.handed
         del line[ticket]

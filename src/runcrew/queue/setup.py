@@ -8,9 +8,8 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 from runcrew.abc import Backend, Handler, Middleware
 from runcrew.backends import choose
-from runcrew.backends.processes import Processes
 from runcrew.durations import Duration, optional, text
-from runcrew.errors import ConfigError, NotAJob, NotPicklable
+from runcrew.errors import ConfigError, NotAJob
 from runcrew.insight import Collector, CollectorContract, check_collector
 from runcrew.job import Job
 from runcrew.lifecycle import Hooks
@@ -20,7 +19,7 @@ from runcrew.queue.books import Guarded
 from runcrew.queue.options import Terms
 from runcrew.queue.through import compiled
 from runcrew.workers import UNSET, Recipe, Scale, Unset
-from runcrew.workers.process_keeper import Kind, kind_of
+from runcrew.workers.process_keeper import Kind, kind_of, processes_of
 from runcrew.workers.resource import check_fit
 
 #: What happens to a ticket for which there is no room.
@@ -142,10 +141,11 @@ class Setup:
         self._only_threads = backend == "thread"
         self._backend = choose(Job(_nothing), backend) if backend not in (None, "loop", "thread") else None
         #: What is asked of the workers' processes; None: jobs do not run in any.
-        self.processes: Processes | None = None
-        if isinstance(self._backend, Processes):
-            self.processes, self._backend = self._backend, None
-        self._check_processes(max_abandoned, kill)
+        self.processes = processes_of(
+            self._backend, self.recipe, kill=kill, threadsafe=threadsafe, max_abandoned=max_abandoned
+        )
+        if self.processes is not None:
+            self._backend = None
         self._check_place()
         options = Options(retry, timeout, deadline, concurrency, dedupe, middleware)
         #: What holds for a run that says nothing else.
@@ -167,39 +167,6 @@ class Setup:
     def describe(self) -> tuple[str, ...]:
         """What each run goes through, outermost first, in words; where it runs comes last."""
         return self._layers
-
-    def _check_processes(self, max_abandoned: int | None, kill: bool) -> None:
-        """Raise ConfigError where what is asked for can only be done by processes, or not by them."""
-        if not isinstance(kill, bool):
-            raise ConfigError(f"kill: {kill!r} is neither True nor False")
-        if self.processes is None:
-            if kill and not getattr(self._backend, "kills", False):
-                raise ConfigError(
-                    "kill: neither a thread nor a coroutine can be killed, only told to end: run the jobs in processes "
-                    '(backend="process"), or leave kill out'
-                )
-            return
-        if self.threadsafe:
-            raise ConfigError("threadsafe: the resource of a process is used by nobody else: leave it out")
-        if max_abandoned is not None:
-            raise ConfigError(
-                f"max_abandoned: {max_abandoned!r} means nothing for processes, which are killed and never abandoned: "
-                "leave it out"
-            )
-        recipe = self.recipe
-        if recipe is None:
-            return
-        if recipe.is_async:
-            raise ConfigError(
-                f"resource: {recipe.name} is async, and a process runs plain functions: make the resource by a plain "
-                "function or generator"
-            )
-        try:
-            kind_of(self.processes, recipe, "")
-        except NotPicklable as error:
-            raise ConfigError(
-                f"resource: {recipe.name}: {error}: define what makes it at the top of a module"
-            ) from error
 
     def kind(self, service: str) -> Kind | None:
         """What the workers' processes are like; None: they have none."""

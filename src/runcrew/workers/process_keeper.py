@@ -9,10 +9,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from runcrew.abc import Backend
 from runcrew.backends.processes import Lost, Process, Processes, setup_of
 from runcrew.backends.processes.server import ForkServer
-from runcrew.errors import ProcessDied, brief
-from runcrew.job import PREFIX
+from runcrew.errors import ConfigError, NotPicklable, ProcessDied, brief
 from runcrew.workers.keeper import Keeper, KeeperInLoop, KeeperInThread
 from runcrew.workers.resource import Recipe
 from runcrew.workers.worker import CLOSING, OPENING, Worker
@@ -36,11 +36,51 @@ class Kind:
     max_runs: int | None
 
 
-def kind_of(processes: Processes, recipe: Recipe[Any] | None, service: str) -> Kind:
+def kind_of(processes: Processes, recipe: Recipe[Any] | None, service: str, job: str | None = None) -> Kind:
     """The kind that is asked for. Raises NotPicklable where the recipe cannot travel."""
     tries = recipe is not None and recipe.has_check
-    setup = setup_of(recipe, tries=tries, service=service, prefix=PREFIX, limit=processes.max_bytes)
+    setup = setup_of(recipe, tries=tries, service=service, job=job, limit=processes.max_bytes)
     return Kind(setup, processes.preload, processes.max_runs)
+
+
+def processes_of(
+    backend: Backend | None, recipe: Recipe[Any] | None, *, kill: bool, threadsafe: bool, max_abandoned: int | None
+) -> Processes | None:
+    """What is asked of the processes of a door's workers; None: its jobs do not run in any.
+
+    Raises ConfigError where something is asked for that only processes can do, or that they cannot.
+    """
+    if not isinstance(kill, bool):
+        raise ConfigError(f"kill: {kill!r} is neither True nor False")
+    if not isinstance(backend, Processes):
+        if kill and not getattr(backend, "kills", False):
+            raise ConfigError(
+                "kill: neither a thread nor a coroutine can be killed, only told to end: run the jobs in processes "
+                '(backend="process"), or leave kill out'
+            )
+        return None
+    if threadsafe:
+        raise ConfigError("threadsafe: the resource of a process is used by nobody else: leave it out")
+    if max_abandoned is not None:
+        raise ConfigError(
+            f"max_abandoned: {max_abandoned!r} means nothing for processes, which are killed and never abandoned: "
+            "leave it out"
+        )
+    if recipe is not None:
+        _check_travels(backend, recipe)
+    return backend
+
+
+def _check_travels(processes: Processes, recipe: Recipe[Any]) -> None:
+    if recipe.is_async:
+        raise ConfigError(
+            f"resource: {recipe.name} is async, and a process runs plain functions: make the resource by a plain "
+            "function or generator"
+        )
+    try:
+        kind_of(processes, recipe, "")
+    except NotPicklable as error:
+        raise ConfigError(f"resource: {recipe.name}: {error}: define it at the top of a module") from error
 
 
 class KeeperInProcess(Keeper):

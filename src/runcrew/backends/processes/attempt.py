@@ -12,7 +12,7 @@ from runcrew.backends.processes import wire
 from runcrew.backends.processes.process import Process, error_of, instants, setup_of, value_of
 from runcrew.backends.processes.server import Lost
 from runcrew.errors import NotPicklable, ProcessDied
-from runcrew.job import PREFIX, Outcome, Run, Status
+from runcrew.job import Outcome, Run, Status
 
 #: How long a run that was asked to end may take for it before its process is killed, in seconds.
 KILL_AFTER: Final = 0.5
@@ -114,6 +114,9 @@ class Attempt:
         if what == wire.PROGRESS:
             run.progress(*value_of(0, payload))
             return
+        if what == wire.SERVES:
+            run.ready()
+            return
         at = self._instant(ended)
         try:
             if what == wire.UNFIT:
@@ -162,7 +165,7 @@ class OwnProcess(Attempt):
         """See Attempt."""
         run = self._run
         try:
-            setup = setup_of(None, tries=False, service=run.service, prefix=PREFIX, limit=None)
+            setup = setup_of(service=run.service, job=run.job.name)
             self._process.launch(self, setup)
         except (Lost, OSError) as error:
             return run.finished(Status.FAILED, self._now(), error=error)

@@ -57,14 +57,24 @@ class Recipe(Protocol):
 class Setup:
     """What a child is told first."""
 
-    __slots__ = ("limit", "prefix", "recipe", "service", "tries")
+    __slots__ = ("job", "limit", "prefix", "recipe", "service", "tries")
 
-    def __init__(self, recipe: Recipe | None, tries: bool, service: str | None, prefix: str, limit: int | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe | None,
+        tries: bool,
+        service: str | None,
+        job: str | None,
+        prefix: str,
+        limit: int | None,
+    ) -> None:
         self.recipe = recipe
         #: Whether the resource is tried before each run.
         self.tries = tries
         #: The service that the runs belong to; and what the ids of runs begin with.
         self.service = service
+        #: What its jobs are called; None: each as its function.
+        self.job = job
         self.prefix = prefix
         #: How many bytes of memory it may use.
         self.limit = limit
@@ -182,14 +192,14 @@ class Child:
             value: Any = self._context.copy().run(_call, doing, fn, args)
             ended = self._tick()
             if value is not None:
-                if is_awaitable(value) and (error := gave_awaitable(Job(fn).name, value)) is not None:
+                if is_awaitable(value) and (error := gave_awaitable(self._name(fn), value)) is not None:
                     raise error
                 extra, payload = self._value(value, fn)
                 kind = wire.VALUE | extra
         except BaseException as error:
             ended = self._tick()
             kind = failed if isinstance(error, Exception) else wire.ERROR
-            payload = [self._failure(error, f"what {_name(doing.fn)} raised", 3 if doing.fn is not None else 1)]
+            payload = [self._failure(error, f"what {self._name(doing.fn)} raised", 3 if doing.fn is not None else 1)]
         self.now = None
         if doing.run is not None:
             kind |= wire.LOOKED
@@ -212,7 +222,10 @@ class Child:
         try:
             return wire.dumps(value)
         except BaseException as error:
-            raise wire.not_picklable(f"what {_name(fn)} returned", error) from error
+            raise wire.not_picklable(f"what {self._name(fn)} returned", error) from error
+
+    def _name(self, fn: Any) -> str:
+        return self.setup.job or ("its job" if fn is None else Job(fn).name)
 
     def _failure(self, error: BaseException, what: str, ours: int) -> bytes:
         """An error, for the parent; without the frames that are ours."""
@@ -305,6 +318,10 @@ class Child:
         """How far the job under way has come."""
         self._write(wire.frame(wire.PROGRESS, number, [pickle.dumps((done, total), 5)]))
 
+    def tell_ready(self, number: int) -> None:
+        """What the job under way serves is up."""
+        self._write(wire.frame(wire.SERVES, number))
+
     @property
     def setup(self) -> Setup:
         """What it was told first."""
@@ -353,7 +370,7 @@ class _ChildRun(Run):
     end."""
 
     def __init__(self, child: Child, doing: _Doing, job: tuple[Any, ...]) -> None:
-        super().__init__(Job(doing.fn), doing.args)
+        super().__init__(Job(doing.fn, child.setup.job), doing.args)
         _, _, _, self.number, self.attempt, self.due, self.limit = job
         self._child, self._doing = child, doing
         self.service = child.setup.service
@@ -392,6 +409,10 @@ class _ChildRun(Run):
         super().progress(done, total)
         self._child.tell_progress(self._doing.number, done, total)
 
+    def ready(self) -> None:
+        """See Run."""
+        self._child.tell_ready(self._doing.number)
+
 
 class _ToldEvent(threading.Event):
     """Set when the run was told to end: waiting for it is waiting for the parent to say so."""
@@ -421,10 +442,6 @@ def _loaded(payload: wire.Buffer) -> Any:
         return pickle.loads(payload)  # noqa: S301 - between a process and its own child
     except BaseException as error:
         return _Broken(error)
-
-
-def _name(fn: Any) -> str:
-    return "its job" if fn is None else Job(fn).name
 
 
 def memory() -> int:

@@ -16,7 +16,7 @@ from runcrew.backends.processes.child import Setup
 from runcrew.backends.processes.server import ForkServer
 from runcrew.clock import Clock
 from runcrew.errors import NotPicklable, ProcessDied, RemoteTraceback
-from runcrew.job import Job
+from runcrew.job import PREFIX, Job
 
 _log: Final = logging.getLogger("runcrew")
 
@@ -258,7 +258,7 @@ class Process:
                 if sink is not None:
                     sink.came(kind, number, began, ended, payload)
                 sink = self.sink
-            elif what == wire.PROGRESS:
+            elif what == wire.PROGRESS or what == wire.SERVES:
                 if sink is not None:
                     sink.came(kind, number, began, ended, payload)
             elif what == wire.READY:
@@ -386,10 +386,12 @@ class _Flight:
         self._holds = wanted
 
 
-def setup_of(recipe: Any, *, tries: bool, service: str | None, prefix: str, limit: int | None) -> bytes:
-    """What a process is told first, pickled. Raises NotPicklable."""
+def setup_of(
+    recipe: Any = None, *, tries: bool = False, service: str | None, job: str | None = None, limit: int | None = None
+) -> bytes:
+    """What a process is told first, pickled: see `runcrew.backends.processes.child.Setup`. Raises NotPicklable."""
     try:
-        return pickle.dumps(Setup(recipe, tries, service, prefix, limit), 5)
+        return pickle.dumps(Setup(recipe, tries, service, job, PREFIX, limit), 5)
     except BaseException as error:
         raise wire.not_picklable("what makes the resource", error) from error
 

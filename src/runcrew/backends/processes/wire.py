@@ -43,6 +43,7 @@ VALUE: Final = 19
 ERROR: Final = 20  # (pickled error or None, its text, its traceback as text)
 UNFIT: Final = 21  # the resource did not pass its check; as ERROR
 PROGRESS: Final = 22
+SERVES: Final = 25  # the job says that what it serves is up
 FULL: Final = 23  # it has come to use too much memory, and begins nothing more
 CLOSED: Final = 24  # the resource was taken down; as ERROR, or without a payload
 
