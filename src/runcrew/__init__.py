@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.pool import Pool, PoolStats
     from runcrew.workers import Intensity, Scale
     from runcrew.lifecycle import State, StopReport
+    from runcrew.lifecycle.live import Live
     from runcrew.policies.policy import policy, call, wrap, Policy
     from runcrew.policies import Retry, retry_each, Budget, UNLIMITED, Exponential, Constant, Concurrency, Dedupe
     from runcrew.policies import Counter, Elapsed, Pace
@@ -44,6 +45,7 @@ _HOMES: Final = {
     "runcrew.pool": "Pool PoolStats",
     "runcrew.workers": "Intensity Scale",
     "runcrew.lifecycle": "State StopReport",
+    "runcrew.lifecycle.live": "Live",
     "runcrew.policies.policy": "policy call wrap Policy",
     "runcrew.policies": "Retry retry_each Budget UNLIMITED Exponential Constant Concurrency Dedupe "
                         "Counter Elapsed Pace",
@@ -62,7 +64,7 @@ _HOMES: Final = {
 
 __all__ = [
     # what must keep running
-    "Crew", "run", "Supervisor", "OneShot", "Interval", "Intensity", "State", "StopReport",
+    "Crew", "run", "Supervisor", "OneShot", "Interval", "Intensity", "State", "StopReport", "Live",
     # what somebody asks for
     "Queue", "Ticket", "QueueStats", "NoResource", "HIGH", "NORMAL", "LOW", "Collector", "Metrics",
     # what should never stop looping

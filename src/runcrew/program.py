@@ -18,8 +18,8 @@ from runcrew.backends.calls import running_loop
 from runcrew.durations import Duration, seconds, text
 from runcrew.errors import ConfigError, brief
 from runcrew.lifecycle import BaseService, StopReport
+from runcrew.lifecycle.closing import close
 from runcrew.lifecycle.service import GRACE
-from runcrew.lifecycle.tasks import task_stack
 from runcrew.supervise import Supervisor
 
 _log: Final = logging.getLogger("runcrew")
@@ -75,7 +75,7 @@ def run_with_report(service: BaseService, *, grace: Duration = "25s") -> tuple[E
     try:
         code = runner.run(_run(service, span))
     finally:
-        closed = _close(runner)
+        closed = close(runner)
     if code is Exit.STUCK or not closed:
         code = Exit.STUCK
         _exit_in_any_case()
@@ -83,6 +83,12 @@ def run_with_report(service: BaseService, *, grace: Duration = "25s") -> tuple[E
 
 
 def _check(service: object) -> None:
+    forkserver = sys.modules.get("runcrew.backends.processes.forkserver")
+    if forkserver is not None and forkserver.loading:
+        raise ConfigError(
+            "this is the main module of a program that is loaded once more, for processes that run its jobs: rc.run "
+            'belongs under `if __name__ == "__main__":`'
+        )
     if not isinstance(service, BaseService):
         raise ConfigError(f"{service!r} cannot be run: give a Crew, or add it to one")
     if isinstance(service, Supervisor):
@@ -150,42 +156,6 @@ def _signals(service: BaseService, grace: float) -> Iterator[None]:
 
 
 # --- leaving ----------------------------------------------------------------------------
-
-
-def _close(runner: asyncio.Runner) -> bool:
-    """Close the loop as `asyncio.run` does, but wait only so long. False: something goes on, and is left to itself."""
-    loop = runner.get_loop()
-    if _tasks_end(loop) and _threads_end(loop):
-        runner.close()
-        return True
-    loop.close()
-    return False
-
-
-def _tasks_end(loop: asyncio.AbstractEventLoop) -> bool:
-    """Cancel all tasks that are left. Whether they end."""
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    if left:
-        _, left = loop.run_until_complete(asyncio.wait(left, timeout=GRACE))
-    for task in left:
-        _log.error("%s does not heed its cancellation:\n%s", task.get_name(), task_stack(task))
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # it has just been said
-    return not left
-
-
-def _threads_end(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the threads of `asyncio.to_thread` end. There is none on most loops."""
-    executor = getattr(loop, "_default_executor", None)
-    if executor is None:
-        return True
-    waiter = threading.Thread(target=executor.shutdown, name="runcrew-close", daemon=True)
-    waiter.start()
-    waiter.join(GRACE)
-    if waiter.is_alive():
-        _log.error("a thread of asyncio.to_thread, or of the loop's executor, does not end")
-    return not waiter.is_alive()
 
 
 def _exit_in_any_case() -> None:
