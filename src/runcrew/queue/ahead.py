@@ -95,6 +95,9 @@ class Ahead:
         """What has not begun waits again, before all others of its level."""
         raise NotImplementedError
 
+    def refresh(self, line: Line) -> None:
+        """Find out what has come back that nobody has told of yet."""
+
     def relieve(self, line: Line) -> None:
         """The first one has not come back for long: what is behind it waits again, for another worker. But where not
         even the first has begun, nobody has come to run it, and no other would sooner."""
@@ -166,20 +169,25 @@ class Ahead:
         if line not in self._long:
             self._long[line] = None
             if self._timer is None:
-                self._timer = self.desk.later(_PATIENCE, self._look)
+                self._timer = self.desk.later(self._patience, self._look)
 
     def _look(self) -> None:
         """Take back what waits behind a job that turns out to be a long one."""
         self._timer = None
         for line in list(self._long):
+            self.refresh(line)
             if not line.progress and line.handed:
                 self.relieve(line)
             if len(line.handed) < 2:
                 del self._long[line]
             line.progress = False
         if self._long:
-            self._timer = self.desk.later(_PATIENCE, self._look)
+            self._timer = self.desk.later(self._patience, self._look)
         self.desk.pump()
+
+    @property
+    def _patience(self) -> float:
+        return max(_PATIENCE, 4 * self.mean) if self.mean < AHEAD * 2 else _PATIENCE
 
     def stop(self) -> None:
         """Look no more after what was handed over."""

@@ -277,6 +277,11 @@ class Desk:
             room.look()
 
     @property
+    def may_hand_out(self) -> bool:
+        """Whether something may be handed out here and now, and not by the one who does that already."""
+        return not (self._pumping or self.going_down)
+
+    @property
     def going_down(self) -> bool:
         """Whether somebody has cancelled all tasks, and is mostly the loop on its way down."""
         return self._teardown.begun
@@ -497,3 +502,4 @@ class Desk:
                 self.ends.finish(ticket, Status.INTERRUPTED, error, self.now(), reason)
         self.group.forsake()
         self.spares.group.forsake()
+        self.home.executors_over()

@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
-from runcrew.backends.processes import KILL_AFTER, error_of, instants, value_of, wire
+from runcrew.backends.processes import KILL_AFTER, anchor_of, error_of, value_of, wire
 from runcrew.errors import NotPicklable, ProcessDied
 from runcrew.job import Status, new_number
 from runcrew.queue.ahead import AHEAD, MOST, Ahead, Line
@@ -29,29 +29,39 @@ _NEXT: Final = 1.5 * AHEAD
 class Handed:
     """One job on its way to a process and back."""
 
-    __slots__ = ("number", "run", "started", "ticket", "waits")
+    __slots__ = ("line", "number", "run", "ticket")
 
-    def __init__(self, ticket: Ticket[Any], number: int, run: int) -> None:
+    def __init__(self, line: ProcessLine, ticket: Ticket[Any], number: int, run: int) -> None:
+        self.line = line
         self.ticket = ticket
         #: Which one it is in its process; and the number of the run.
         self.number = number
         self.run = run
-        #: Whether others are before it, as far as we know; and since when that is not so.
-        self.waits = True
-        self.started = 0.0
+
+    @property
+    def waits(self) -> bool:
+        """Whether others are before it, as far as we know."""
+        return next(iter(self.line.handed)) is not self.ticket
+
+    @property
+    def started(self) -> float:
+        """Since when, as far as we know, it is under way."""
+        return self.line.since
 
 
 class ProcessLine(Line):
     """What one worker's process has been handed."""
 
-    __slots__ = ("_by_number", "_instant", "_processes", "process", "timer")
+    __slots__ = ("_anchor", "_by_number", "_processes", "process", "since", "timer")
 
     def __init__(self, processes: InProcesses, worker: Worker, process: Process) -> None:
         super().__init__(processes, worker)
         self._processes = processes
-        self._instant = processes.instant
+        self._anchor = processes.anchor
         self.process = process
         self._by_number: dict[int, Handed] = {}
+        #: When the first one has begun, which is when the one before it ended.
+        self.since = 0.0
         #: Kills the process where the run under way does not end although it was asked to.
         self.timer: asyncio.TimerHandle | None = None
         process.sink = self
@@ -62,9 +72,8 @@ class ProcessLine(Line):
 
     def add(self, ticket: Ticket[Any], run: int) -> Handed:
         """This one is about to be handed over."""
-        self.process.given += 1
-        handed = Handed(ticket, self.process.given, run)
-        self._by_number[handed.number] = self.handed[ticket] = handed
+        number = self.process.given = self.process.given + 1
+        handed = self._by_number[number] = self.handed[ticket] = Handed(self, ticket, number, run)
         return handed
 
     def remove(self, handed: Handed) -> None:
@@ -81,38 +90,32 @@ class ProcessLine(Line):
         handed: Handed | None = self.handed.get(ticket)
         return new_number() if handed is None else handed.run
 
-    def next(self) -> None:
-        """The first one is, or is about to be, under way."""
-        for handed in self.handed.values():
-            if handed.waits:
-                handed.waits, handed.started = False, self.now()
-            return
-
     def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
         """See Sink."""
         handed = self._by_number.pop(number, None)
         if handed is None:
             return  # whatever it says comes too late
-        ticket, what = handed.ticket, kind & ~wire.BUFFERS
-        if what == wire.PROGRESS or what == wire.SERVES:
+        ticket, line, anchor = handed.ticket, self.handed, self._anchor
+        if kind == wire.PROGRESS or kind == wire.SERVES:
             self._by_number[number] = handed
-            if what == wire.PROGRESS:
+            if kind == wire.PROGRESS:
                 ticket.as_run().progress(*value_of(0, payload))
             return
-        line = self.handed
         del line[ticket]
         self.progress = True
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        started, ended = self._instant(began), self._instant(ended)
-        if what == wire.NOTHING and ticket._more is None:
+        if anchor is None:
+            started = ended = self.now()
+        else:
+            started, ended = began + anchor, ended + anchor
+        self.since = ended
+        if kind == wire.NOTHING and ticket._more is None:
             ticket._started = started
             self._processes.desk.succeeded(ticket, None, started, ended)
         else:
             self._processes.settle(self, handed, kind, payload, started, ended)
-        if line:
-            self.next()
         left = len(line)
         if left == self.low or not left or self.worker.state is not BUSY:
             self._processes.learn(ended - started)
@@ -128,7 +131,7 @@ class InProcesses(Ahead):
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
-        self.instant = instants(clock.current())
+        self.anchor = anchor_of(clock.current())
 
     # --- handing over ---------------------------------------------------------------------
 
@@ -152,12 +155,17 @@ class InProcesses(Ahead):
             ticket._worker = worker
             ticket._started = None
             more = ticket._more
-            handed = line.add(ticket, _number(more))
-            meta = (handed.run, 1, None, None) if more is None else _meta(handed.run, more, self.now())
             try:
-                requests.append(process.request(handed.number, ticket._fn, ticket._args, meta))
+                if more is None:
+                    handed = line.add(ticket, new_number())
+                    requests.append(process.request(handed.number, ticket._fn, ticket._args, handed.run))
+                else:
+                    handed = line.add(ticket, more.number or new_number())
+                    limit = None if more.timeout is None else self.now() + more.timeout
+                    meta = handed.run, more.attempt, more.due, limit
+                    requests.append(process.request(handed.number, ticket._fn, ticket._args, *meta))
             except NotPicklable as error:
-                line.remove(handed)
+                line.remove(line.handed[ticket])
                 wrong.append((ticket, error))
                 continue
             if more is not None:
@@ -165,8 +173,9 @@ class InProcesses(Ahead):
             if desk.books.tells and ticket is not first:
                 desk.books.tell_begin(ticket, worker.number)
         if requests:
+            if len(requests) == len(line.handed):
+                line.since = self.now()
             process.hand(requests)
-            line.next()
             line.low = len(line.handed) // 2
             if len(line.handed) > 1:
                 self._watch(line)
@@ -183,6 +192,10 @@ class InProcesses(Ahead):
             if handed is not None:
                 line.remove(handed)
                 self.desk.ends.put_back(handed.ticket)
+
+    def refresh(self, line: Any) -> None:
+        """See Ahead."""
+        line.process.read()
 
     def relieve(self, line: Any) -> None:
         """See Ahead."""
@@ -204,8 +217,6 @@ class InProcesses(Ahead):
             line.remove(handed)
         if numbers:
             line.process.give(numbers)
-        if line.handed:
-            line.next()
         return begun
 
     # --- coming back ------------------------------------------------------------------------
@@ -249,7 +260,24 @@ class InProcesses(Ahead):
         limit, worker = self.desk.setup.max_runs, line.worker
         if limit is not None and line.process.done >= limit and worker.state is BUSY:
             worker.group.leave(worker, f"its process has done {limit} run(s)")
-        super().look_after(line)
+        if not self._fill_now(line):
+            super().look_after(line)
+
+    def _fill_now(self, line: ProcessLine) -> bool:
+        """Where there is more to do, hand it over here and now, and not in the next round of the loop: the process may
+        be waiting for it. Whether that was done."""
+        desk, worker = self.desk, line.worker
+        if not line.handed or worker.state is not BUSY or worker.group is not desk.group or not desk.may_hand_out:
+            return False
+        levels = desk.levels
+        if levels.owes or (first := levels.first()) is None or not first._plain:
+            return False
+        more = self._share(self.window(line) - len(line.handed))
+        if more:
+            self._hand(line, more)
+            if desk.room.waiting:
+                desk.room.look()
+        return True
 
     # --- ending it before it ends -----------------------------------------------------------
 
@@ -278,6 +306,7 @@ class InProcesses(Ahead):
         if line.timer is not None:
             line.timer.cancel()
         for ticket, handed in list(line.handed.items()):
+            ticket._started = line.since
             line.remove(handed)
             self._died_with_it(ticket, handed, line.worker, error)
         self._empty(line)
@@ -287,8 +316,7 @@ class InProcesses(Ahead):
         ends, more = self.desk.ends, ticket.more()
         if ticket._status is not None:
             return
-        ticket._started = handed.started
-        ends.began(ticket, more, handed.started)
+        ends.began(ticket, more, ticket._started or self.now())
         more.number = handed.run
         if more.why is not None:
             ends.asked(ticket, more)
@@ -317,12 +345,3 @@ class InProcesses(Ahead):
     def give_up(self, line: Any, said: str, only: Ticket[Any] | None = None) -> None:
         """See Ahead: nothing is given up here, it is killed."""
         self._kill(line, said)
-
-
-def _number(more: More | None) -> int:
-    return new_number() if more is None or more.number is None else more.number
-
-
-def _meta(number: int, more: More, now: float) -> tuple[Any, ...]:
-    """What the job may ask about its run: its number, the attempt, when it is due, and when the attempt is."""
-    return number, more.attempt, more.due, None if more.timeout is None else now + more.timeout

@@ -95,7 +95,9 @@ class KeeperInProcess(Keeper):
     def open(self, worker: Worker) -> None:
         """See Keeper."""
         group = self.group
-        process = worker.process = Process(group.loop, f"{group.name}-{worker.number}", self.kind.preload)
+        process = worker.process = Process(
+            group.loop, f"{group.name}-{worker.number}", self.kind.preload, group.context.copy()
+        )
         owner = _Owner(self, worker, process)
         try:
             process.launch(owner, self.kind.setup)
@@ -178,10 +180,6 @@ class _Owner:
 
     def died(self, error: ProcessDied | None) -> None:
         """See Owner."""
-        # In the group's own context, whoever's reader has told us.
-        self._group.context.copy().run(self._died, error)
-
-    def _died(self, error: ProcessDied | None) -> None:
         worker, group, sink = self._worker, self._group, self._process.sink
         if not self._opened:
             wrong = worker.error or error or asyncio.CancelledError("it was not wanted any more")

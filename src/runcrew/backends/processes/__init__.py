@@ -6,8 +6,8 @@ from runcrew.backends.processes.attempt import KILL_AFTER as KILL_AFTER
 from runcrew.backends.processes.attempt import Attempt as Attempt
 from runcrew.backends.processes.backend import Processes as Processes
 from runcrew.backends.processes.process import Process as Process
+from runcrew.backends.processes.process import anchor_of as anchor_of
 from runcrew.backends.processes.process import error_of as error_of
-from runcrew.backends.processes.process import instants as instants
 from runcrew.backends.processes.process import setup_of as setup_of
 from runcrew.backends.processes.process import value_of as value_of
 from runcrew.backends.processes.server import Lost as Lost

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from runcrew import clock as clocks
 from runcrew.backends.processes import wire
-from runcrew.backends.processes.process import Process, error_of, instants, setup_of, value_of
+from runcrew.backends.processes.process import Process, anchor_of, error_of, setup_of, value_of
 from runcrew.backends.processes.server import Lost
 from runcrew.errors import NotPicklable, ProcessDied
 from runcrew.job import Outcome, Run, Status
@@ -31,7 +31,7 @@ class Attempt:
         self._run = run
         self._loop = asyncio.get_running_loop()
         clock = clocks.current()
-        self._now, self._instant = clock.now, instants(clock)
+        self._now, self._anchor = clock.now, anchor_of(clock)
         self._process = process
         self._number = number
         self._over: asyncio.Future[None] = self._loop.create_future()
@@ -47,9 +47,8 @@ class Attempt:
             run.started = self._now()
         self._process.sink = self
         fn: Callable[..., Any] = functools.partial(run.job.fn, **run.kwargs) if run.kwargs else run.job.fn
-        meta = (run.number, run.attempt, run.due, run.limit)
         try:
-            request = self._process.request(self._number, fn, run.args, meta)
+            request = self._process.request(self._number, fn, run.args, run.number, run.attempt, run.due, run.limit)
         except NotPicklable as error:
             self.ended(run.finished(Status.FAILED, self._now(), error=error))
         else:
@@ -117,7 +116,7 @@ class Attempt:
         if what == wire.SERVES:
             run.ready()
             return
-        at = self._instant(ended)
+        at = self._now() if self._anchor is None else ended + self._anchor
         try:
             if what == wire.UNFIT:
                 self._unfit = error_of(payload)

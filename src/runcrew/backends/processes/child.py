@@ -25,6 +25,11 @@ from runcrew.job import Job, Run, enter_unmade
 _LOOK: Final = 0.02
 #: How long one thread waits for what its parent says, before it lets others have a look. In seconds.
 _MOMENT: Final = 0.05
+#: The bell is rung for so many results, or when it has been silent for so long (seconds), or before no other follows.
+#: All those together fit into the pipe.
+_MANY: Final = 32
+_SOON: Final = 0.0002
+_SMALL: Final = 1024
 #: So much of a traceback is told.
 _MOST: Final = 20_000
 
@@ -81,10 +86,13 @@ class Setup:
 
 
 class Child:
-    """In the child: serve these three pipes."""
+    """In the child: serve these four pipes."""
 
-    def __init__(self, requests: int, tokens: int, results: int) -> None:
-        self._requests, self._tokens, self._results = requests, tokens, results
+    def __init__(self, requests: int, tokens: int, results: int, bell: int) -> None:
+        self._requests, self._tokens, self._results, self._bell = requests, tokens, results, bell
+        #: How many results were written since the bell was rung, and when that was.
+        self._unsaid = 0
+        self._said = 0.0
         self._frames = wire.Frames()
         self._reading = threading.Lock()
         self._writing = threading.Lock()
@@ -127,10 +135,10 @@ class Child:
                 self._context = copy_context()
                 self._opened = self._context.run(self._setup.recipe.open_plain)
         except BaseException as error:
-            self._write(wire.frame(wire.NOT_READY, 0, [self._failure(error, "what making its resource raised", 1)]))
+            self._say(wire.frame(wire.NOT_READY, 0, [self._failure(error, "what making its resource raised", 1)]))
             self._leave()
             return False
-        self._write(wire.frame(wire.READY))
+        self._say(wire.frame(wire.READY))
         return True
 
     def _close(self) -> None:
@@ -141,7 +149,7 @@ class Child:
         except BaseException as error:
             payload = [self._failure(error, "what taking its resource down raised", 1)]
         self._leave()
-        self._write(wire.frame(wire.CLOSED, 0, payload))
+        self._say(wire.frame(wire.CLOSED, 0, payload))
 
     def _leave(self) -> None:
         atexit._run_exitfuncs()  # which reports what goes wrong in them
@@ -154,6 +162,8 @@ class Child:
             try:
                 token = os.read(self._tokens, wire.TOKEN.size)
             except BlockingIOError:
+                if self._unsaid:
+                    self._ring()
                 poll = select.poll()
                 poll.register(self._tokens, select.POLLIN)
                 poll.poll()
@@ -203,7 +213,13 @@ class Child:
         self.now = None
         if doing.run is not None:
             kind |= wire.LOOKED
-        self._write(wire.frame(kind, number, payload or (), began, ended))
+        pieces = wire.frame(kind, number, payload or (), began, ended)
+        if len(pieces) > 1 or len(pieces[0]) > _SMALL:
+            self._ring()  # first: it may take somebody to read before all of it can be written
+        self._write(pieces)
+        self._unsaid += 1
+        if self._unsaid >= _MANY or ended - self._said > _SOON:
+            self._ring()
 
     def _load(self, number: int, function: int, data: wire.Buffer | None) -> tuple[Any, tuple[Any, ...]]:
         kind, given = (0, data) if data is not None else self._arguments.pop(number)
@@ -256,7 +272,7 @@ class Child:
         used = memory()
         if used <= limit:
             return False
-        self._write(wire.frame(wire.FULL, used))
+        self._say(wire.frame(wire.FULL, used))
         return True
 
     def _wait_for_end(self) -> None:
@@ -316,17 +332,30 @@ class Child:
 
     def tell_progress(self, number: int, done: float, total: float | None) -> None:
         """How far the job under way has come."""
-        self._write(wire.frame(wire.PROGRESS, number, [pickle.dumps((done, total), 5)]))
+        self._say(wire.frame(wire.PROGRESS, number, [pickle.dumps((done, total), 5)]))
 
     def tell_ready(self, number: int) -> None:
         """What the job under way serves is up."""
-        self._write(wire.frame(wire.SERVES, number))
+        self._say(wire.frame(wire.SERVES, number))
 
     @property
     def setup(self) -> Setup:
         """What it was told first."""
         assert isinstance(self._setup, Setup)
         return self._setup
+
+    def _ring(self) -> None:
+        self._unsaid, self._said = 0, self._tick()
+        try:
+            os.write(self._bell, b"!")
+        except BlockingIOError:  # it rings already
+            pass
+
+    def _say(self, pieces: list[wire.Buffer]) -> None:
+        """Write it, and have it read at once."""
+        self._ring()
+        self._write(pieces)
+        self._ring()
 
     def _write(self, pieces: list[wire.Buffer]) -> None:
         with self._writing:

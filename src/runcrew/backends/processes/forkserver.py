@@ -27,7 +27,7 @@ MESSAGE: Final = Struct("<BQq")
 LENGTH: Final = Struct("<Q")
 
 # From the process that it works for.
-FORK: Final = 1  # with three descriptors: requests, tokens, results
+FORK: Final = 1  # with four descriptors: requests, tokens, results, bell
 KILL: Final = 2
 
 # To it.
@@ -146,7 +146,7 @@ class _Server:
     # --- what is asked -------------------------------------------------------------------
 
     def _hear(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE.size, 3)
+        data, fds, _, _ = socket.recv_fds(self._control, MESSAGE.size, 4)
         if not data:
             return False
         op, child, _ = MESSAGE.unpack(data + _exactly(self._control, MESSAGE.size - len(data)))

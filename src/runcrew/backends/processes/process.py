@@ -9,6 +9,7 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from typing import Any, Final, Protocol
 
 from runcrew.backends.processes import wire
@@ -22,6 +23,9 @@ _log: Final = logging.getLogger("runcrew")
 
 #: How long a process may stand still that somebody has stopped (SIGSTOP), in seconds.
 STANDSTILL: Final = 1.0
+
+#: So many pieces of what it has written are read in one go.
+_READS: Final = 4
 
 #: How long its fork server may take to kill it, in seconds; then that is taken to be ill, and ended with all it has.
 _PATIENCE: Final = 2.0
@@ -58,11 +62,15 @@ class Sink(Protocol):
 class Process:
     """A child of the fork server of this loop. All of it is called on the loop.
 
-    name: for messages. preload: modules that the fork server has imported.
+    name: for messages. preload: modules that the fork server has imported. context: in which all is told; None: a copy
+    of the one here.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, preload: tuple[str, ...]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, name: str, preload: tuple[str, ...], context: Context | None = None
+    ) -> None:
         self._loop = loop
+        self._context = copy_context() if context is None else context
         self.name = name
         self._preload = preload
         self._owner: Any = None
@@ -77,7 +85,7 @@ class Process:
         self._frames = wire.Frames()
         self._out: deque[wire.Buffer] = deque()
         self._functions: dict[Callable[..., Any], int] = {}
-        self._requests = self._tokens = self._tokens_back = self._results = -1
+        self._requests = self._tokens = self._tokens_back = self._results = self._bell = -1
         #: What taking its resource down raised; and whether it has said that this is over.
         self.closing_error: BaseException | None = None
         self._closed = False
@@ -99,21 +107,21 @@ class Process:
         server = ForkServer.of(self._loop, self._preload)
         pipes: list[int] = []
         try:
-            for _ in range(3):
+            for _ in range(4):
                 pipes += os.pipe()
         except OSError:
             for fd in pipes:
                 os.close(fd)
             raise
-        requests, self._requests, tokens, self._tokens, self._results, results = pipes
+        requests, self._requests, tokens, self._tokens, self._results, results, self._bell, bell = pipes
         self._tokens_back = os.dup(tokens)
-        for fd in (self._requests, tokens, self._tokens, self._results):
+        for fd in (self._requests, tokens, self._tokens, self._results, self._bell, bell):
             os.set_blocking(fd, False)
         self._server = server
         server.enter()
-        self._id = server.launch(self, (requests, tokens, results))
+        self._id = server.launch(self, (requests, tokens, results, bell))
         self._write(wire.frame(wire.SETUP, 0, [setup]))
-        self._loop.add_reader(self._results, self._readable)
+        self._context.run(self._loop.add_reader, self._bell, self._rung)
         if self._flight is not None:
             self._flight.opens(True)
 
@@ -144,26 +152,34 @@ class Process:
     # --- what it is given ------------------------------------------------------------------
 
     def request(
-        self, number: int, fn: Callable[..., Any], args: tuple[Any, ...], meta: tuple[Any, ...]
+        self,
+        number: int,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        run: int,
+        attempt: int = 1,
+        due: float | None = None,
+        limit: float | None = None,
     ) -> tuple[Any, ...]:
-        """What stands for a job in `hand`; meta: number of the run, attempt, deadline, end of the attempt's time.
-
-        Raises NotPicklable.
-        """
-        known, given = -1, (fn, args)
-        if type(fn) is _PLAIN_FUNCTION:  # others may change, and are sent each time
-            known = self._functions.get(fn, -1)
-            if known < 0:
-                known = self._tell_function(fn)
+        """What stands for a job in `hand`: its number, and those of its run and attempt; when the run is due, and when
+        the attempt's time is up. Raises NotPicklable."""
+        functions, known = self._functions, -1
+        if fn in functions:
+            known, given = functions[fn], args
+        elif type(fn) is _PLAIN_FUNCTION:
+            known, given = self._tell_function(fn), args
+        else:  # it may change, and is sent each time
+            given = fn, args
+        buffers: list[pickle.PickleBuffer] = []
         try:
-            kind, pieces = wire.dumps(args if known >= 0 else given)
+            data = pickle.dumps(given, 5, buffer_callback=buffers.append)
+            if not buffers and len(data) <= wire.CHUNK:
+                return (number, known, data, run, attempt, due, limit)
+            kind, pieces = wire.dumps(given)
         except BaseException as error:
             raise _blamed(fn, args, error) from error
-        data: wire.Buffer | None = pieces[0]
-        if kind or len(pieces[0]) > wire.CHUNK:
-            self._write(wire.frame(wire.ARGUMENTS | kind, number, pieces))
-            data = None
-        return (number, known, data, *meta)
+        self._write(wire.frame(wire.ARGUMENTS | kind, number, pieces))
+        return (number, known, None, run, attempt, due, limit)
 
     def _tell_function(self, fn: Callable[..., Any]) -> int:
         try:
@@ -231,15 +247,27 @@ class Process:
 
     # --- what it says ------------------------------------------------------------------------
 
-    def _readable(self) -> None:
+    def _rung(self) -> None:
         try:
-            data = os.read(self._results, wire.CHUNK)
+            if not os.read(self._bell, wire.CHUNK):  # it ends, and we shall hear how
+                self._loop.remove_reader(self._bell)
         except BlockingIOError:
-            return
-        if not data:  # it ends, and we shall hear how
-            self._loop.remove_reader(self._results)
-            return
-        self._hear(data)
+            pass
+        self.read()
+
+    def read(self) -> None:
+        """Take what it has written, rung or not."""
+        for _ in range(_READS):
+            try:
+                data = os.read(self._results, wire.CHUNK)
+            except OSError:  # there is nothing; or it has just ended
+                return
+            if not data:
+                return
+            self._hear(data)
+            if len(data) < wire.CHUNK:
+                return
+        self._loop.call_soon(self.read)  # others have their turn
 
     def _hear(self, data: bytes) -> None:
         try:
@@ -279,6 +307,8 @@ class Process:
 
     # --- what its fork server says -------------------------------------------------------------
 
+    # (Whose reader that is may be anybody's: what follows is told in the right context.)
+
     def born(self, pid: int) -> None:
         """See Launched."""
         self.pid = pid
@@ -286,8 +316,8 @@ class Process:
     def unborn(self, error: OSError) -> None:
         """See Launched."""
         self._over()
-        self._owner.not_ready(error)
-        self._owner.died(None)
+        self._context.run(self._owner.not_ready, error)
+        self._context.run(self._owner.died, None)
 
     def stopped(self, number: int | None) -> None:
         """See Launched."""
@@ -300,12 +330,10 @@ class Process:
 
     def died(self, exitcode: int | None) -> None:
         """See Launched."""
-        self._read_the_rest()
+        self._context.run(self._read_the_rest)
         self._over()
-        if self._closed and exitcode == 0:
-            self._owner.died(None)
-        else:
-            self._owner.died(ProcessDied(self._how(exitcode), self.pid, exitcode))
+        well = self._closed and exitcode == 0
+        self._context.run(self._owner.died, None if well else ProcessDied(self._how(exitcode), self.pid, exitcode))
 
     def _how(self, exitcode: int | None) -> str:
         who = f"the process {self.name} ({self.pid})"
@@ -345,14 +373,14 @@ class Process:
     def _close_pipes(self) -> None:
         self._out.clear()
         closed = self._loop.is_closed()
-        for fd in (self._requests, self._tokens, self._tokens_back, self._results):
+        for fd in (self._requests, self._tokens, self._tokens_back, self._results, self._bell):
             if fd < 0:
                 continue
             if not closed:
                 self._loop.remove_reader(fd)
                 self._loop.remove_writer(fd)
             os.close(fd)
-        self._requests = self._tokens = self._tokens_back = self._results = -1
+        self._requests = self._tokens = self._tokens_back = self._results = self._bell = -1
 
 
 class _Flight:
@@ -430,12 +458,10 @@ def _blamed(fn: Callable[..., Any], args: tuple[Any, ...], error: BaseException)
     return wire.not_picklable("an argument", error)
 
 
-def instants(of: Clock) -> Callable[[float], float]:
-    """Makes seconds since the epoch of what a child's clock has read. Virtual time stands still while a child works."""
-    if type(of) is not Clock:
-        return lambda _: of.now()
-    anchor = of.now() - of.monotonic()
-    return lambda tick: tick + anchor
+def anchor_of(of: Clock) -> float | None:
+    """What has to be added to what a child's clock has read, to make it seconds since the epoch. None: time is virtual,
+    and stands still while a child works."""
+    return of.now() - of.monotonic() if type(of) is Clock else None
 
 
 def signal_name(number: int) -> str:

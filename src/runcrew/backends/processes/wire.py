@@ -1,10 +1,12 @@
-"""Wire: how a parent and its child process talk, in three pipes.
+"""Wire: how a parent and its child process talk, in four pipes.
 
 - *requests*, parent to child: what to set up, functions, jobs, and that a run should end;
 - *tokens*, parent to child: the number of each job that may begin, eight bytes each, in order. The child takes one just
   before it begins a run. The parent can read the pipe too, and so take back what has not begun: the system hands
   each token to one of the two, and both know which;
-- *results*, child to parent: what came of each run, written when it has ended and before the next one begins.
+- *results*, child to parent: what came of each run, written when it has ended and before the next one begins;
+- *bell*, child to parent: that there are results to read. To wake somebody up costs more than a small job does, so it
+  is not rung for each of many small ones. Who cannot wait looks into the results by himself.
 
 So a child can be killed at any moment, and it is known exactly which run was under way. A frame is a header and a
 payload; what is in a payload is pickled, with large buffers beside the pickle and not in it (protocol 5).
@@ -126,6 +128,10 @@ class Frames:
         need = size
         while end - at >= size:
             kind, number, began, ended, length = HEAD.unpack_from(whole, at)
+            if not length:
+                found.append((kind, number, began, ended, b""))
+                at += size
+                continue
             start = at + size
             if end - start < length:
                 need = size + length
