@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+import runcrew as rc
 from runcrew.abc import Backend
 from runcrew.backends import LoopBackend, ThreadBackend, Threads
+from runcrew.backends.processes import Processes
 from runcrew.testing import BackendContract
 
 
@@ -32,3 +36,23 @@ class TestOwnThreads(BackendContract):
     def make(self) -> Backend:
         """Two runs at once have to be enough."""
         return ThreadBackend(Threads(2, idle=0))
+
+
+@pytest.mark.realtime
+class TestProcess(BackendContract):
+    """A process for each attempt."""
+
+    virtual = same_objects = context = False
+    kills = own_process = True
+
+    def make(self) -> Backend:
+        """What the jobs need is loaded once, not in each process."""
+        return Processes(preload=["runcrew.testing.backends"])
+
+
+def test_threads_cannot_kill() -> None:
+    """Whoever asks that of anything but processes hears so where it is asked, in words."""
+    for backend in ("loop", "thread", ThreadBackend()):
+        with pytest.raises(rc.ConfigError, match=r"kill.*process"):
+            rc.Queue("it", backend=backend, kill=True)
+    assert "it" == rc.Queue("it", backend="process", kill=True).name

