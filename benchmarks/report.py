@@ -2,8 +2,8 @@
 
     python benchmarks/report.py [NAME …] [--check]
 
-NAME: only these (imports, retry, threads, queues, queue_many, pools, idle). `--check`: write nothing, exit with 1 if a
-goal does not hold.
+NAME: only these (imports, retry, threads, queues, queue_many, pools, processes, executors, idle). `--check`: write
+nothing, exit with 1 if a goal does not hold.
 """
 
 from __future__ import annotations
