@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+from weakref import ref
 
 from runcrew.backends import AbandonedCall
 from runcrew.backends.calls import running_loop
@@ -26,6 +27,7 @@ from runcrew.lifecycle.tasks import MOMENT, task_stack, thread_stack, unless_tor
 from runcrew.queue import scaling
 from runcrew.queue.ahead import Line
 from runcrew.queue.desk import Desk
+from runcrew.queue.executor import QueueExecutor
 from runcrew.queue.setup import Setup
 from runcrew.queue.stats import QueueStats, snapshot
 from runcrew.workers import Scaler, Worker
@@ -36,8 +38,22 @@ R = TypeVar("R")
 _TRIES: Final = 100
 
 
+class _Desk(Desk):
+    """One life of a queue that may have executors."""
+
+    __slots__ = ()
+
+    def forsake(self, reason: str) -> None:
+        """See Desk."""
+        super().forsake(reason)
+        self.home.executors_over()
+
+
 class QueueService(BaseService, Generic[R]):
     """A queue, but for its calls. A Desk is one life of it."""
+
+    #: Those of this life that somebody holds.
+    _executors: list[ref[QueueExecutor]]
 
     def __init__(
         self, name: str, setup: Setup, *, on_stopping: Hooks, on_stopped: Hooks, hooks_timeout: Duration
@@ -75,6 +91,30 @@ class QueueService(BaseService, Generic[R]):
     def size(self) -> int:
         """How many workers there should be."""
         return self.setup.workers if self.desk is None else self.desk.group.target
+
+    # --- for plain threads --------------------------------------------------------------
+
+    def executor(
+        self, *, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
+    ) -> QueueExecutor:
+        """A `concurrent.futures.Executor` over this queue, while this life lasts: for any thread, and for
+        `loop.run_in_executor`. From any thread.
+
+        What is submitted to it becomes a run of the queue, with the options that the queue gives to all. `submit` never
+        waits: where the queue is full, the run waits here (with overflow="reject" its future gets QueueFull instead).
+        Futures follow the standard; one whose run was interrupted, timed out or skipped has that as its exception. What
+        was submitted before a stop is part of its drain. Its `shutdown` leaves the queue alone.
+
+        initializer, initargs: called once in each worker, before its first run for this executor. Where that fails, the
+        executor is broken, as of the standard; the queue is not.
+        Raises ConfigError for a queue with a resource, and, where it does not run, what `submit` raises.
+        """
+        desk = self.desk
+        if desk is None or not desk.open:
+            raise self.refusal()
+        executor = QueueExecutor(desk, initializer, initargs)
+        self._executors.append(ref(executor, self._executors.remove))
+        return executor
 
     # --- for its parts ------------------------------------------------------------------
 
@@ -125,9 +165,10 @@ class QueueService(BaseService, Generic[R]):
         self._starter: asyncio.Task[None] | None = None
         self._at_stop = (0, 0, 0)
         self._let_go: list[AbandonedCall] = []
+        self._executors = []
 
     def _launch(self) -> bool:
-        desk = self.desk = Desk(self, self.setup, self._context)
+        desk = self.desk = _Desk(self, self.setup, self._context)
         self.scaler = scaling.begin(desk)
         if not self.setup.spares:
             desk.spares.group.open()
@@ -189,6 +230,8 @@ class QueueService(BaseService, Generic[R]):
     def _accept_no_more(self) -> None:
         desk = self.desk
         if desk is not None:
+            for executor in self._living_executors():
+                executor.flush()
             self._at_stop = desk.books.ends_so_far()
             desk.open = False
             desk.room.close()
@@ -255,7 +298,16 @@ class QueueService(BaseService, Generic[R]):
             left = [given for given in desk.carrier.ahead.left.values() if given not in self._let_go]
             self._life.stuck += tuple(self._abandoned(given) for given in left)
             desk.end()
+            self.executors_over()
         super()._end_life()
+
+    def executors_over(self) -> None:
+        """Nothing of this life goes on: what was submitted by executors and has not ended ends."""
+        for executor in self._living_executors():
+            executor.life_over()
+
+    def _living_executors(self) -> list[QueueExecutor]:
+        return [executor for executor in (one() for one in list(self._executors)) if executor is not None]
 
     def _abandoned(self, given: AbandonedCall) -> Stuck:
         return Stuck(self.name, f"the abandoned thread {given.thread} of {given.name}", thread_stack(given.ident))
