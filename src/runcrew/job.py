@@ -204,8 +204,22 @@ _ERRORS: Final = {
 }
 
 _numbers = itertools.count(1)
-#: What the ids of all runs of this process begin with.
-PREFIX: Final = f"{os.getpid():x}-{os.urandom(3).hex()}"
+
+
+class _Ids:
+    """What the ids of all runs of this process begin with."""
+
+    prefix = ""
+
+    @classmethod
+    def renew(cls) -> None:
+        """This is another process than before."""
+        cls.prefix = f"{os.getpid():x}-{os.urandom(3).hex()}"
+
+
+_Ids.renew()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Ids.renew)
 _NO_KWARGS: Final[Mapping[str, Any]] = {}
 _log: Final = logging.getLogger("runcrew.job")
 
@@ -463,9 +477,14 @@ def new_number() -> int:
     return next(_numbers)
 
 
+def run_prefix() -> str:
+    """What the ids of all runs of this process begin with."""
+    return _Ids.prefix
+
+
 def run_id(number: int) -> str:
     """The id of the run with that number: unique among all runs of all processes."""
-    return f"{PREFIX}-{number:x}"
+    return f"{_Ids.prefix}-{number:x}"
 
 
 def current_run() -> Run:

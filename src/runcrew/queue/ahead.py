@@ -104,8 +104,8 @@ class Ahead:
         if not next(iter(line.handed.values())).waits:
             self.take_back(line)
 
-    def has_begun(self, ticket: Ticket[Any], line: Line) -> bool:
-        """Whether it has begun; where it has not, it is in the line no more, and never will."""
+    def has_begun(self, ticket: Ticket[Any], line: Line) -> bool | None:
+        """Whether it has begun; where it has not, it is in the line no more, and never will. None: it has ended."""
         raise NotImplementedError
 
     def end_begun(self, ticket: Ticket[Any], line: Line, said: str) -> None:
@@ -220,9 +220,10 @@ class Ahead:
         """The run was asked to end, and its Run told. What has not begun ends now."""
         if ticket not in line.handed:
             return
-        if self.has_begun(ticket, line):
+        begun = self.has_begun(ticket, line)
+        if begun:
             self.tell(ticket, line)
-        else:
+        elif begun is not None:
             self.desk.ends.asked(ticket, ticket.more())
             self._empty(line)
 
@@ -245,8 +246,10 @@ class Ahead:
         """Its time is up: it never begins; or it is ended, as far as it can be."""
         if ticket not in line.handed:
             return
-        if self.has_begun(ticket, line):
+        begun = self.has_begun(ticket, line)
+        if begun:
             self.end_begun(ticket, line, said)
+        if begun is None or begun:
             return
         desk = self.desk
         desk.ends.next_after(ticket, Status.TIMED_OUT, desk.ends.timeout_error(ticket, said), said)

@@ -44,37 +44,9 @@ class Desk:
     """The tickets and the workers of one life."""
 
     __slots__ = (
-        "_arrived",
-        "_at",
-        "_begin",
-        "_limit",
-        "_new_round",
-        "_pump_due",
-        "_pumping",
-        "_slice_ends",
-        "_stamps",
-        "_teardown",
-        "accepted",
-        "books",
-        "carrier",
-        "context",
-        "delayed",
-        "draining",
-        "ended",
-        "ends",
-        "free",
-        "group",
-        "home",
-        "levels",
-        "loop",
-        "make",
-        "name",
-        "now",
-        "open",
-        "over",
-        "room",
-        "setup",
-        "slice_is_over",
+        "_arrived", "_at", "_begin", "_limit", "_new_round", "_pump_due", "_pumping", "_slice_ends", "_stamps",
+        "_teardown", "accepted", "books", "carrier", "context", "delayed", "draining", "ended", "ends", "free",
+        "group", "home", "levels", "loop", "make", "name", "now", "open", "over", "room", "setup", "slice_is_over",
         "spares",
     )  # fmt: skip
 
@@ -502,4 +474,3 @@ class Desk:
                 self.ends.finish(ticket, Status.INTERRUPTED, error, self.now(), reason)
         self.group.forsake()
         self.spares.group.forsake()
-        self.home.executors_over()

@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
-from runcrew.backends.processes import KILL_AFTER, anchor_of, error_of, value_of, wire
+from runcrew.backends.processes import KILL_AFTER, anchor_of, error_of, report_progress, value_of, wire
 from runcrew.errors import NotPicklable, ProcessDied
 from runcrew.job import Status, new_number
 from runcrew.queue.ahead import AHEAD, MOST, Ahead, Line
@@ -29,7 +29,7 @@ _NEXT: Final = 1.5 * AHEAD
 class Handed:
     """One job on its way to a process and back."""
 
-    __slots__ = ("line", "number", "run", "ticket")
+    __slots__ = ("line", "number", "run", "ticket", "timer")
 
     def __init__(self, line: ProcessLine, ticket: Ticket[Any], number: int, run: int) -> None:
         self.line = line
@@ -37,6 +37,8 @@ class Handed:
         #: Which one it is in its process; and the number of the run.
         self.number = number
         self.run = run
+        #: Kills the process where the run does not end although it was asked to.
+        self.timer: asyncio.TimerHandle | None = None
 
     @property
     def waits(self) -> bool:
@@ -52,7 +54,7 @@ class Handed:
 class ProcessLine(Line):
     """What one worker's process has been handed."""
 
-    __slots__ = ("_anchor", "_by_number", "_processes", "process", "since", "timer")
+    __slots__ = ("_anchor", "_by_number", "_processes", "process", "since")
 
     def __init__(self, processes: InProcesses, worker: Worker, process: Process) -> None:
         super().__init__(processes, worker)
@@ -62,8 +64,6 @@ class ProcessLine(Line):
         self._by_number: dict[int, Handed] = {}
         #: When the first one has begun, which is when the one before it ended.
         self.since = 0.0
-        #: Kills the process where the run under way does not end although it was asked to.
-        self.timer: asyncio.TimerHandle | None = None
         process.sink = self
 
     def where(self) -> str:
@@ -99,13 +99,12 @@ class ProcessLine(Line):
         if kind == wire.PROGRESS or kind == wire.SERVES:
             self._by_number[number] = handed
             if kind == wire.PROGRESS:
-                ticket.as_run().progress(*value_of(0, payload))
+                report_progress(ticket.as_run(), payload)
             return
         del line[ticket]
         self.progress = True
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        if handed.timer is not None:
+            handed.timer.cancel()
         if anchor is None:
             started = ended = self.now()
         else:
@@ -120,6 +119,10 @@ class ProcessLine(Line):
         if left == self.low or not left or self.worker.state is not BUSY:
             self._processes.learn(ended - started)
             self._processes.look_after(self)
+
+    def full(self) -> None:
+        """See Sink."""
+        self._processes.look_after(self)
 
     def lost(self, error: BaseException | None) -> None:
         """See Sink."""
@@ -207,14 +210,20 @@ class InProcesses(Ahead):
         else:
             self._put_back(line, numbers)
 
-    def has_begun(self, ticket: Ticket[Any], line: Any) -> bool:
+    def has_begun(self, ticket: Ticket[Any], line: Any) -> bool | None:
         """See Ahead."""
         handed: Handed = line.handed[ticket]
         numbers: list[int] = line.process.take_back()
-        begun = handed.number not in numbers
-        if not begun:
+        begun: bool | None = handed.number not in numbers
+        if begun:
+            # Now that nothing else begins: it may have ended, and nobody has looked. If not, it is the one under way.
+            self.desk.context.copy().run(line.process.read)
+            begun = True if line.handed.get(ticket) is handed else None
+        else:
             numbers.remove(handed.number)
             line.remove(handed)
+        # Some of them may have been wanted by others meanwhile.
+        numbers = [number for number in numbers if line.by_number(number) is not None]
         if numbers:
             line.process.give(numbers)
         return begun
@@ -283,10 +292,9 @@ class InProcesses(Ahead):
 
     def tell(self, ticket: Ticket[Any], line: Any) -> None:
         """See Ahead: its process is killed a little later, unless it ends."""
-        line.process.tell(line.handed[ticket].number)
-        if line.timer is None:
-            said = "its run was asked to end, and did not"
-            line.timer = self.desk.later(KILL_AFTER, self._kill, line, said)
+        handed: Handed = line.handed[ticket]
+        line.process.tell(handed.number)
+        handed.timer = self.desk.later(KILL_AFTER, self._kill, line, "its run was asked to end, and did not")
 
     def end_begun(self, ticket: Ticket[Any], line: Any, said: str) -> None:
         """See Ahead: its process is killed; what becomes of the run is said when that is gone."""
@@ -303,9 +311,9 @@ class InProcesses(Ahead):
     def process_lost(self, line: ProcessLine, error: BaseException | None) -> None:
         """The process is no more: what had not begun waits again, and the run under way has ended with it."""
         self.take_back(line)
-        if line.timer is not None:
-            line.timer.cancel()
         for ticket, handed in list(line.handed.items()):
+            if handed.timer is not None:
+                handed.timer.cancel()
             ticket._started = line.since
             line.remove(handed)
             self._died_with_it(ticket, handed, line.worker, error)

@@ -107,6 +107,7 @@ class Handed:
             threads.desk.succeeded(ticket, self.value, started, ended)
         else:
             threads.settle(self)
+            self.value = self.error = None  # the frames of an error lead here
         left = len(handed)
         if left == line.low or not left or line.halted or line.worker.state is not BUSY:
             threads.learn(ended - started)
@@ -267,14 +268,22 @@ def _bare(ticket: Ticket[Any], worker: Worker) -> Any:
     enter_unmade(ticket)
     if ticket._more is not None:
         _say_where(ticket._more)
-    return ticket._fn(*ticket._args)
+    try:
+        return ticket._fn(*ticket._args)
+    except BaseException:
+        del ticket, worker  # the frames of the error lead here
+        raise
 
 
 def _with_resource(ticket: Ticket[Any], worker: Worker) -> Any:
     enter_unmade(ticket)
     if ticket._more is not None:
         _say_where(ticket._more)
-    return ticket._fn(worker.resource, *ticket._args)
+    try:
+        return ticket._fn(worker.resource, *ticket._args)
+    except BaseException:
+        del ticket, worker  # the frames of the error lead here
+        raise
 
 
 def _tried(ticket: Ticket[Any], worker: Worker) -> Any:

@@ -101,7 +101,7 @@ class KeeperInProcess(Keeper):
         owner = _Owner(self, worker, process)
         try:
             process.launch(owner, self.kind.setup)
-        except (Lost, OSError) as error:
+        except (ConfigError, Lost, OSError) as error:
             worker.error = error
             group.loop.call_soon(group.opening_failed, worker, error, context=group.context)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, Final
 
 from runcrew import clock as clocks
 from runcrew.backends.processes import wire
-from runcrew.backends.processes.process import Process, anchor_of, error_of, setup_of, value_of
+from runcrew.backends.processes.process import Process
 from runcrew.backends.processes.server import Lost
-from runcrew.errors import NotPicklable, ProcessDied
+from runcrew.backends.processes.travel import anchor_of, error_of, setup_of, value_of
+from runcrew.errors import ConfigError, NotPicklable, ProcessDied, brief
 from runcrew.job import Outcome, Run, Status
+
+_log: Final = logging.getLogger("runcrew")
 
 #: How long a run that was asked to end may take for it before its process is killed, in seconds.
 KILL_AFTER: Final = 0.5
@@ -111,7 +115,7 @@ class Attempt:
         if number != self._number:
             return
         if what == wire.PROGRESS:
-            run.progress(*value_of(0, payload))
+            report_progress(run, payload)
             return
         if what == wire.SERVES:
             run.ready()
@@ -135,6 +139,9 @@ class Attempt:
         self._outcome = outcome
         self.over()
 
+    def full(self) -> None:
+        """See Sink. Who owns it sees to that."""
+
     def lost(self, error: BaseException | None) -> None:
         """The process is no more."""
         if self._outcome is None:
@@ -147,6 +154,14 @@ class Attempt:
             self._process.sink = None
         if not self._over.done():
             self._over.set_result(None)
+
+
+def report_progress(run: Run, payload: wire.Buffer) -> None:
+    """How far the job says it has come."""
+    try:
+        run.progress(*value_of(0, payload))
+    except NotPicklable as error:
+        _log.warning("%s: what it says of its progress: %s", run.job.name, brief(error))
 
 
 def _is_cut(outcome: Outcome[Any] | None) -> bool:
@@ -166,7 +181,7 @@ class OwnProcess(Attempt):
         try:
             setup = setup_of(service=run.service, job=run.job.name)
             self._process.launch(self, setup)
-        except (Lost, OSError) as error:
+        except (ConfigError, Lost, OSError) as error:
             return run.finished(Status.FAILED, self._now(), error=error)
         return await super().result()
 
@@ -187,8 +202,8 @@ class OwnProcess(Attempt):
         """See Owner."""
         self._outcome = self._run.finished(Status.FAILED, self._now(), error=error)
 
-    def full(self, used: int) -> None:
-        """See Owner. It has no limit."""
+    def full(self, used: int = 0) -> None:
+        """See Owner, and Sink. It has no limit."""
 
     def died(self, error: ProcessDied | None) -> None:
         """See Owner."""

@@ -18,8 +18,9 @@ from typing import Any, Final, Protocol
 from runcrew import clock
 from runcrew.backends.guarded import gave_awaitable, is_awaitable
 from runcrew.backends.processes import wire
+from runcrew.backends.processes.child_run import Doing, call
 from runcrew.errors import brief
-from runcrew.job import Job, Run, enter_unmade
+from runcrew.job import Job
 
 #: How often it is looked how much memory is used, in seconds.
 _LOOK: Final = 0.02
@@ -106,7 +107,7 @@ class Child:
         self._tick = clock.SYSTEM.monotonic
         self._looked = 0.0
         #: The job under way.
-        self.now: _Doing | None = None
+        self.now: Doing | None = None
 
     def live(self) -> int:
         """The whole life. What the process is to exit with."""
@@ -186,7 +187,7 @@ class Child:
 
     def _do(self, number: int, job: tuple[Any, ...]) -> None:
         _, function, data, *_ = job
-        doing = self.now = _Doing(self, job)
+        doing = self.now = Doing(self, job)
         kind, failed, payload = wire.NOTHING, wire.ERROR, None
         began = self._tick()
         try:
@@ -199,7 +200,7 @@ class Child:
                     failed = wire.ERROR
                 args = (opened.value, *args)
             doing.fn, doing.args = fn, args
-            value: Any = self._context.copy().run(_call, doing, fn, args)
+            value: Any = self._context.copy().run(call, doing, fn, args)
             ended = self._tick()
             if value is not None:
                 if is_awaitable(value) and (error := gave_awaitable(self._name(fn), value)) is not None:
@@ -215,8 +216,9 @@ class Child:
             kind |= wire.LOOKED
         pieces = wire.frame(kind, number, payload or (), began, ended)
         if len(pieces) > 1 or len(pieces[0]) > _SMALL:
-            self._ring()  # first: it may take somebody to read before all of it can be written
-        self._write(pieces)
+            self._write_long(pieces)
+        else:
+            self._write(pieces)
         self._unsaid += 1
         if self._unsaid >= _MANY or ended - self._said > _SOON:
             self._ring()
@@ -351,6 +353,14 @@ class Child:
         except BlockingIOError:  # it rings already
             pass
 
+    def _write_long(self, pieces: list[wire.Buffer]) -> None:
+        """It may take somebody to read before all of it can be written: who has seen its beginning reads on."""
+        head, *others = pieces
+        view = memoryview(head)
+        self._write([view[: wire.HEAD.size]])
+        self._ring()
+        self._write([view[wire.HEAD.size :], *others])
+
     def _say(self, pieces: list[wire.Buffer]) -> None:
         """Write it, and have it read at once."""
         self._ring()
@@ -365,98 +375,6 @@ class Child:
                     view = memoryview(piece)
                     while sent < len(view):
                         sent += os.write(self._results, view[sent:])
-
-
-def _call(doing: _Doing, fn: Any, args: tuple[Any, ...]) -> Any:
-    enter_unmade(doing)
-    return fn(*args)
-
-
-class _Doing:
-    """The job under way, and what stands for its run as long as it does not look at that."""
-
-    __slots__ = ("_child", "_job", "args", "fn", "home", "number", "run", "told")
-
-    def __init__(self, child: Child, job: tuple[Any, ...]) -> None:
-        self._child = child
-        self._job = job
-        self.number: int = job[0]
-        self.fn: Any = None
-        self.args: tuple[Any, ...] = ()
-        self.home = None
-        self.told = False
-        self.run: _ChildRun | None = None
-
-    def as_run(self) -> Run:
-        """See `runcrew.job.Unmade`."""
-        if self.run is None:
-            self.run = _ChildRun(self._child, self, self._job)
-        return self.run
-
-
-class _ChildRun(Run):
-    """The run under way, as its job sees it: what it says travels to the parent, and from there comes that it should
-    end."""
-
-    def __init__(self, child: Child, doing: _Doing, job: tuple[Any, ...]) -> None:
-        super().__init__(Job(doing.fn, child.setup.job), doing.args)
-        _, _, _, self.number, self.attempt, self.due, self.limit = job
-        self._child, self._doing = child, doing
-        self.service = child.setup.service
-        self.in_thread = True
-        self.told = doing.told
-
-    @property
-    def id(self) -> str:
-        """See Run."""
-        return f"{self._child.setup.prefix}-{self.number:x}"
-
-    @property
-    def cancelled(self) -> bool:
-        """See Run."""
-        if not self.told:
-            self.hear(0.0)
-        return self.told
-
-    def hear(self, timeout: float | None) -> bool:
-        """Look whether it was told to end, for so long at most. Whether it was."""
-        clocks = clock.SYSTEM
-        ends = None if timeout is None else clocks.monotonic() + timeout
-        while not self.told and self._child.now is self._doing:
-            left = None if ends is None else max(0.0, ends - clocks.monotonic())
-            self._child.hear(left)
-            if left == 0.0:
-                break
-        return self.told
-
-    def told_event(self) -> threading.Event:
-        """See Run."""
-        return _ToldEvent(self)
-
-    def progress(self, done: float, total: float | None = None) -> None:
-        """See Run."""
-        super().progress(done, total)
-        self._child.tell_progress(self._doing.number, done, total)
-
-    def ready(self) -> None:
-        """See Run."""
-        self._child.tell_ready(self._doing.number)
-
-
-class _ToldEvent(threading.Event):
-    """Set when the run was told to end: waiting for it is waiting for the parent to say so."""
-
-    def __init__(self, run: _ChildRun) -> None:
-        super().__init__()
-        self._run = run
-
-    def is_set(self) -> bool:
-        """See threading.Event."""
-        return self._run.cancelled
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """See threading.Event."""
-        return self._run.hear(timeout)
 
 
 class _Broken:

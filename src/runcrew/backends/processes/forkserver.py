@@ -7,6 +7,7 @@ book, and ends all of them when the process that it works for is gone.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -16,8 +17,9 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from runcrew import clock
 from runcrew.errors import brief
@@ -29,6 +31,7 @@ LENGTH: Final = Struct("<Q")
 # From the process that it works for.
 FORK: Final = 1  # with four descriptors: requests, tokens, results, bell
 KILL: Final = 2
+PING: Final = 3
 
 # To it.
 UP: Final = 16  # it is ready to fork; the number is the length of a text that follows: what could not be loaded
@@ -37,6 +40,7 @@ BORN: Final = 18  # the number is the child's pid
 UNBORN: Final = 19  # the number is the errno
 STOPPED: Final = 20  # the number is the signal
 CONTINUED: Final = 21
+PONG: Final = 23
 DIED: Final = 22  # the number is the exit code: negative, where a signal has killed it
 
 #: How long children may take to end by themselves when nobody is there to work for, in seconds.
@@ -53,6 +57,7 @@ def main(fd: int) -> None:
     # A terminal or a service manager signals all processes of a program: what that means is for our parent to say.
     signal.signal(signal.SIGINT, _nothing)
     signal.signal(signal.SIGTERM, _nothing)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whoever started us may have blocked what we have to hear
     control = socket.socket(fileno=fd)
     given: dict[str, Any] = pickle.loads(_exactly(control, LENGTH.unpack(_exactly(control, LENGTH.size))[0]))  # noqa: S301
     wrong = ""
@@ -60,14 +65,20 @@ def main(fd: int) -> None:
         wrong = load(given)
         if _threads() > 1:
             control.sendall(MESSAGE.pack(THREADED, 0, 0))
-            return
+            _leave()
     gc.disable()
     gc.freeze()
     text = wrong.encode(errors="replace")
     control.sendall(MESSAGE.pack(UP, 0, len(text)) + text)
     _Server(control, given).serve()
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Go, without waiting for threads that what was loaded may have started."""
+    atexit._run_exitfuncs()
     _flush()
-    os._exit(0)  # nothing is left to be tidied up, and somebody waits for us to be gone
+    os._exit(0)
 
 
 def load(given: dict[str, Any]) -> str:
@@ -154,10 +165,13 @@ class _Server:
             self._fork(child, fds)
         elif op == KILL and child in self._pids:
             _kill(self._pids[child])
+        elif op == PING:
+            self._tell(PONG, 0, 0)
         return True
 
     def _fork(self, child: int, fds: list[int]) -> None:
         mine = os.getpid()
+        _flush()  # what stands in buffers would be written by the child once more
         try:
             pid = os.fork()
         except OSError as error:
@@ -180,6 +194,7 @@ class _Server:
         status = 1
         try:
             os.setpgid(0, 0)
+            _forget_exits()
             _die_with_parent(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -256,6 +271,14 @@ def _die_with_parent(parent: int) -> None:
         return
     if os.getppid() != parent:  # it has ended in between
         os._exit(1)
+
+
+def _forget_exits() -> None:
+    """What is to be done at the exit of the server is its business, and not that of each child."""
+    atexit._clear()
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
 
 
 def _flush() -> None:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any, Final, Protocol
 
+from runcrew.backends.calls import running_loop
 from runcrew.backends.processes import wire
-from runcrew.backends.processes.child import Setup
 from runcrew.backends.processes.server import ForkServer
-from runcrew.clock import Clock
-from runcrew.errors import NotPicklable, ProcessDied, RemoteTraceback
-from runcrew.job import PREFIX, Job
+from runcrew.backends.processes.travel import blamed, error_of, signal_name
+from runcrew.errors import ProcessDied
 
 _log: Final = logging.getLogger("runcrew")
 
@@ -27,7 +26,7 @@ STANDSTILL: Final = 1.0
 #: So many pieces of what it has written are read in one go.
 _READS: Final = 4
 
-#: How long its fork server may take to kill it, in seconds; then that is taken to be ill, and ended with all it has.
+#: How long its fork server may take to kill it, in seconds; then it is asked whether it is well.
 _PATIENCE: Final = 2.0
 
 _PLAIN_FUNCTION: Final = type(lambda: None)
@@ -54,6 +53,9 @@ class Sink(Protocol):
 
     def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
         """This came of the job of that number: see `runcrew.backends.processes.wire`."""
+
+    def full(self) -> None:
+        """The process begins nothing more."""
 
     def lost(self, error: BaseException | None) -> None:
         """The process is no more; None: it has ended as it was told."""
@@ -83,6 +85,9 @@ class Process:
         #: Why it was killed, for its error; empty: it was not, by us.
         self.killed = ""
         self._frames = wire.Frames()
+        self._watches = False
+        #: What it had not begun when it died.
+        self._left: list[int] = []
         self._out: deque[wire.Buffer] = deque()
         self._functions: dict[Callable[..., Any], int] = {}
         self._requests = self._tokens = self._tokens_back = self._results = self._bell = -1
@@ -142,7 +147,7 @@ class Process:
         self.killed = why
         self._server.kill(self._id)
         self._stand_by()
-        self._timer = self._loop.call_later(_PATIENCE, self._server.abort)
+        self._timer = self._loop.call_later(_PATIENCE, self._server.suspect)
 
     def _stand_by(self) -> None:
         if self._timer is not None:
@@ -163,13 +168,13 @@ class Process:
     ) -> tuple[Any, ...]:
         """What stands for a job in `hand`: its number, and those of its run and attempt; when the run is due, and when
         the attempt's time is up. Raises NotPicklable."""
-        functions, known = self._functions, -1
-        if fn in functions:
-            known, given = functions[fn], args
-        elif type(fn) is _PLAIN_FUNCTION:
-            known, given = self._tell_function(fn), args
+        given: tuple[Any, ...] = args
+        if type(fn) is _PLAIN_FUNCTION:
+            known = self._functions.get(fn, -1)
+            if known < 0:
+                known = self._tell_function(fn)
         else:  # it may change, and is sent each time
-            given = fn, args
+            known, given = -1, (fn, args)
         buffers: list[pickle.PickleBuffer] = []
         try:
             data = pickle.dumps(given, 5, buffer_callback=buffers.append)
@@ -177,7 +182,7 @@ class Process:
                 return (number, known, data, run, attempt, due, limit)
             kind, pieces = wire.dumps(given)
         except BaseException as error:
-            raise _blamed(fn, args, error) from error
+            raise blamed(fn, args, error) from error
         self._write(wire.frame(wire.ARGUMENTS | kind, number, pieces))
         return (number, known, None, run, attempt, due, limit)
 
@@ -185,7 +190,7 @@ class Process:
         try:
             data = pickle.dumps(fn, 5)
         except BaseException as error:
-            raise _blamed(fn, (), error) from error
+            raise blamed(fn, (), error) from error
         number = self._functions[fn] = len(self._functions)
         self._write(wire.frame(wire.FUNCTION, number, [data]))
         return number
@@ -207,7 +212,8 @@ class Process:
     def take_back(self) -> list[int]:
         """The numbers of all that it has not begun, and now never will."""
         if self._tokens_back < 0:
-            return []
+            left, self._left = self._left, []
+            return left
         numbers = wire.read_tokens(self._tokens_back)
         if self._flight is not None:
             self._flight.given(-len(numbers))
@@ -265,9 +271,21 @@ class Process:
             if not data:
                 return
             self._hear(data)
+            if self.ended:
+                return
+            self._watch(self._frames.unfinished)
             if len(data) < wire.CHUNK:
                 return
         self._loop.call_soon(self.read)  # others have their turn
+
+    def _watch(self, wanted: bool) -> None:
+        """Whether what it writes is read as it comes: the rest of something long, for which no bell is rung."""
+        if wanted is not self._watches:
+            self._watches = wanted
+            if wanted:
+                self._context.run(self._loop.add_reader, self._results, self.read)
+            else:
+                self._loop.remove_reader(self._results)
 
     def _hear(self, data: bytes) -> None:
         try:
@@ -284,11 +302,11 @@ class Process:
                     flight.given(-1)
                 self.done += 1
                 if sink is not None:
-                    sink.came(kind, number, began, ended, payload)
+                    self._tell(sink, kind, number, began, ended, payload)
                 sink = self.sink
             elif what == wire.PROGRESS or what == wire.SERVES:
                 if sink is not None:
-                    sink.came(kind, number, began, ended, payload)
+                    self._tell(sink, kind, number, began, ended, payload)
             elif what == wire.READY:
                 self._opened()
                 owner.ready()
@@ -297,9 +315,18 @@ class Process:
                 owner.not_ready(error_of(payload))
             elif what == wire.FULL:
                 owner.full(number)
+                if sink is not None:
+                    sink.full()
             elif what == wire.CLOSED:
                 self._closed = True
                 self.closing_error = error_of(payload) if payload else None
+
+    def _tell(self, sink: Sink, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
+        try:
+            sink.came(kind, number, began, ended, payload)
+        except Exception:  # that must not be; but the other results are not to be lost by it
+            _log.exception("%r: what has come back could not be handed on", self)
+            self.kill("what had come back from it could not be handed on")
 
     def _opened(self) -> None:
         if self._flight is not None:
@@ -330,7 +357,9 @@ class Process:
 
     def died(self, exitcode: int | None) -> None:
         """See Launched."""
+        left = self.take_back()
         self._context.run(self._read_the_rest)
+        self._left = left
         self._over()
         well = self._closed and exitcode == 0
         self._context.run(self._owner.died, None if well else ProcessDied(self._how(exitcode), self.pid, exitcode))
@@ -370,9 +399,22 @@ class Process:
         if self._server is not None:
             self._server.leave()
 
+    def end_group(self) -> None:
+        """See Launched."""
+        if self.pid is not None:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except OSError:  # nobody is left in it
+                pass
+
+    def forsaken(self) -> None:
+        """See Launched."""
+        self.ended = True
+        self._close_pipes()
+
     def _close_pipes(self) -> None:
         self._out.clear()
-        closed = self._loop.is_closed()
+        closed = self._loop.is_closed() or running_loop() is not self._loop
         for fd in (self._requests, self._tokens, self._tokens_back, self._results, self._bell):
             if fd < 0:
                 continue
@@ -412,61 +454,3 @@ class _Flight:
         elif self._holds and not wanted:
             self._loop.runcrew_release(self._what)
         self._holds = wanted
-
-
-def setup_of(
-    recipe: Any = None, *, tries: bool = False, service: str | None, job: str | None = None, limit: int | None = None
-) -> bytes:
-    """What a process is told first, pickled: see `runcrew.backends.processes.child.Setup`. Raises NotPicklable."""
-    try:
-        return pickle.dumps(Setup(recipe, tries, service, job, PREFIX, limit), 5)
-    except BaseException as error:
-        raise wire.not_picklable("what makes the resource", error) from error
-
-
-def value_of(kind: int, payload: wire.Buffer) -> Any:
-    """What a run gave. Raises NotPicklable."""
-    try:
-        return wire.loads(kind & wire.BUFFERS, payload)
-    except BaseException as error:
-        raise wire.not_picklable("what the job returned", error) from error
-
-
-def error_of(payload: wire.Buffer) -> BaseException:
-    """What a run raised, with its traceback as the cause."""
-    data, what, text = pickle.loads(payload)  # noqa: S301 - written by our own child
-    error: BaseException | None = None
-    if data is not None:
-        try:
-            error = pickle.loads(data)  # noqa: S301 - the same
-        except BaseException as wrong:
-            error = wire.not_picklable(what, wrong)
-    if error is None:
-        error = NotPicklable(what)
-    error.__cause__ = RemoteTraceback(text)
-    return error
-
-
-def _blamed(fn: Callable[..., Any], args: tuple[Any, ...], error: BaseException) -> NotPicklable:
-    """Which of them cannot be pickled."""
-    for what, value in ((f"the job {Job(fn).name}", fn), *((f"argument {n}", arg) for n, arg in enumerate(args))):
-        try:
-            pickle.dumps(value, 5)
-        except BaseException as wrong:
-            hint = ": it has to be found by its name in its module" if value is fn else ""
-            return wire.not_picklable(f"{what}{hint}", wrong)
-    return wire.not_picklable("an argument", error)
-
-
-def anchor_of(of: Clock) -> float | None:
-    """What has to be added to what a child's clock has read, to make it seconds since the epoch. None: time is virtual,
-    and stands still while a child works."""
-    return of.now() - of.monotonic() if type(of) is Clock else None
-
-
-def signal_name(number: int) -> str:
-    """What a signal is called."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -16,9 +16,12 @@ from typing import Any, Final, Protocol
 
 from runcrew.backends.processes import forkserver
 from runcrew.backends.processes.forkserver import LENGTH, MESSAGE
-from runcrew.errors import RuncrewError
+from runcrew.errors import ConfigError, RuncrewError
 
 _log: Final = logging.getLogger("runcrew")
+
+#: How long it may take to answer, in seconds.
+_ANSWER: Final = 2.0
 
 #: How long one stays that nobody needs, in seconds.
 LINGER: Final = 10.0
@@ -47,6 +50,12 @@ class Launched(Protocol):
     def died(self, exitcode: int | None) -> None:
         """It is no more. None: nobody knows how it ended, since the fork server has died too."""
 
+    def forsaken(self) -> None:
+        """Nothing of it is to be heard here any more: the loop is closed, or this is a fork. Close what it has open."""
+
+    def end_group(self) -> None:
+        """The fork server has died, and with it the child: end what that has started."""
+
 
 class Lost(RuncrewError):
     """The fork server has died, or could not be started."""
@@ -64,6 +73,9 @@ class ForkServer:
         self._unborn: dict[int, tuple[int, ...]] = {}
         self._users = 0
         self._timer: asyncio.TimerHandle | None = None
+        #: Whether it has loaded all, and forks; and what ends it where it does not answer.
+        self.up = False
+        self._pong: asyncio.TimerHandle | None = None
         self._ends: list[Callable[[], None]] = []
         self._text = bytearray()
         self._text_left = 0
@@ -122,10 +134,21 @@ class ForkServer:
                 self._timer.cancel()
             self._control.shutdown(socket.SHUT_WR)
 
-    def abort(self) -> None:
-        """It does not do what it is asked to: end it at once; its children end with it."""
+    def suspect(self) -> None:
+        """It does not do what it is asked to: ask whether it is well, and end it, with all its children, if not."""
+        if self.up and self._pong is None and not self.over:
+            self._pong = self._loop.call_later(_ANSWER, self._abort)
+            self._ask(forkserver.PING, 0)
+
+    def _abort(self) -> None:
         _log.error("processes: the fork server (%d) does not answer, and is killed", self._process.pid)
         self._process.kill()
+
+    def _look_after(self, number: int) -> None:
+        """It may have had enough time for this one."""
+        if number in self._unborn and not self.over:
+            self.suspect()
+            self._loop.call_later(_ANSWER, self._look_after, number)
 
     def forsake(self) -> None:
         """The loop has been closed, or is about to be: end it and all of its children, and wait for that."""
@@ -138,6 +161,8 @@ class ForkServer:
                 self._ask(forkserver.KILL, number)
             _end(self._control, self._process)
             self._finalizer.detach()
+        for child in self._children.values():
+            child.forsaken()
         for fds in self._unborn.values():
             _close(fds)
         self._unborn, self._children, self._ends, self.over = {}, {}, [], True
@@ -153,7 +178,7 @@ class ForkServer:
 
     def _start(self) -> None:
         if forkserver.loading:
-            raise Lost(
+            raise ConfigError(
                 "this is the main module of a program that is loaded once more, for processes that run its jobs: what "
                 'starts the work belongs under `if __name__ == "__main__":`'
             )
@@ -181,6 +206,7 @@ class ForkServer:
     def launch(self, child: Launched, fds: tuple[int, ...]) -> int:
         """Fork a child that serves these pipes, which are its own from here on; its id."""
         number = next(self._ids)
+        self._loop.call_later(_ANSWER, self._look_after, number)
         self._children[number] = child
         self._unborn[number] = fds
         self._ask(forkserver.FORK, number)
@@ -239,7 +265,11 @@ class ForkServer:
             op, number, value = MESSAGE.unpack_from(data, at)
             at += MESSAGE.size
             if op == forkserver.UP:
-                self._text_left = value
+                self._text_left, self.up = value, True
+            elif op == forkserver.PONG:
+                if self._pong is not None:
+                    self._pong.cancel()
+                    self._pong = None
             elif op == forkserver.THREADED:
                 self._begin_anew()
                 return
@@ -307,7 +337,10 @@ class ForkServer:
                 _close(unborn[number])
                 child.unborn(OSError("the fork server has died"))
             else:
+                child.end_group()
                 child.died(None)
+        if self._pong is not None:
+            self._pong.cancel()
         ends, self._ends = self._ends, []
         for then in ends:
             then()
@@ -354,6 +387,9 @@ def _after_fork() -> None:
     for server in _servers.values():
         server._finalizer.detach()
         server._process.returncode = 0  # not ours to wait for
+        server._control.close()  # as long as it is open anywhere, nobody sees that our parent has gone
+        for child in server._children.values():
+            child.forsaken()
     _servers.clear()
 
 
@@ -364,6 +400,7 @@ if hasattr(os, "register_at_fork"):
 def _main_module() -> dict[str, Any]:
     """What `multiprocessing.spawn.prepare` needs to know in order to load it."""
     main = sys.modules["__main__"]
+    sys.modules.setdefault("__mp_main__", main)  # what is defined in it comes back under that name
     said: dict[str, Any] = {"sys_path": list(sys.path), "sys_argv": list(sys.argv)}
     try:
         said["dir"] = os.getcwd()

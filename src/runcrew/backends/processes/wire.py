@@ -112,6 +112,11 @@ class Frames:
         self._have = 0
         self._need = HEAD.size
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the rest of a frame is still to come."""
+        return bool(self._parts)
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that are complete with this. Raises ValueError for what are no frames."""
         whole: Buffer = data
