@@ -125,14 +125,16 @@ class Deaths(Harness):
         """After its loop has ended: no process, no descriptor more than before; on the loop no task more."""
         self.play(partial(self._some_runs, form, tmp_path / "first"))  # what is made once and kept
         gc.collect()
-        before = _descriptors(), _children()
+        before, children = _descriptors(), _children()
         for number in range(3):
             self.play(partial(self._some_runs, form, tmp_path / str(number)))
         gc.collect()
         ends = SYSTEM.monotonic() + GRACE
-        while (_descriptors(), _children()) != before and SYSTEM.monotonic() < ends:
+        while (len(_descriptors()), _children()) != (len(before), children) and SYSTEM.monotonic() < ends:
             SYSTEM.block(0.01)
-        assert before == (_descriptors(), _children())
+        assert children == _children()
+        after = _descriptors()
+        assert len(before) == len(after), f"left open: {[name for name in after if name not in before]}"
 
     async def _some_runs(self, form: Form, notes: Path) -> None:
         """One of each kind of end."""
@@ -152,12 +154,15 @@ class Deaths(Harness):
             assert len(asyncio.all_tasks()) <= tasks, asyncio.all_tasks()
 
 
-def _descriptors() -> int:
-    """How many are open here; 0 where the system does not tell."""
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return 0
+def _descriptors() -> list[str]:
+    """What is open here, where the system tells."""
+    home, found = Path("/proc/self/fd"), list[str]()
+    for descriptor in home.iterdir() if home.exists() else ():
+        try:
+            found.append(str(descriptor.readlink()))
+        except OSError:  # it has been closed meanwhile
+            pass
+    return found
 
 
 def _children() -> list[str]:

@@ -80,18 +80,13 @@ class Values(Harness):
     @part()
     async def test_a_job_may_be_anything_that_is_called(self, form: Form) -> None:
         """A partial, a bound method, an object that has no hash, and the same one again."""
-        backend, plain = self.backend(), form == "plain"
-        job = self.job(form, jobs.gives).fn
-        loose = jobs.LoosePlain(jobs.gives) if plain else jobs.LooseAsync(jobs.gives)
-        for fn in (
-            partial(job, 1),
-            partial(job, value=1),
-            partial(job.__call__, 1),
-            partial(loose, 1),
-            partial(job, 1),
-        ):
-            assert 1 == (await backend.handle(Run(Job(fn)))).value
-        for fn in (job, job.__call__, loose, loose):
+        backend = self.backend()
+        job: Any = self.job(form, jobs.gives).fn
+        loose: Any = jobs.LoosePlain(jobs.gives) if form == "plain" else jobs.LooseAsync(jobs.gives)
+        for ready in (partial(job, 1), partial(job, value=1), partial(job.__call__, 1), partial(loose, 1)):
+            assert 1 == (await backend.handle(Run(Job(ready)))).value
+        called: tuple[Any, ...] = job, job.__call__, loose, loose
+        for fn in called:
             assert 2 == (await backend.handle(Run(Job(fn), (2,)))).value
 
     @part()
