@@ -29,6 +29,9 @@ LINGER: Final = 10.0
 #: How long a fork server may take to be gone, in seconds, once it was told to go and nobody needs it.
 _LAST_MOMENT: Final = 5.0
 
+#: What virtual time waits for.
+_ENDING: Final = "the end of a fork server"
+
 _PROGRAM: Final = (
     "import sys; sys.path[:] = sys.argv[2:]; from runcrew.backends.processes.forkserver import main; "
     "main(int(sys.argv[1]))"
@@ -124,8 +127,19 @@ class ForkServer:
         if self._users or self._process.returncode is not None:
             return False
         self._ends.append(then)
+        loop: Any = self._loop
+        if len(self._ends) == 1 and hasattr(loop, "runcrew_hold"):
+            loop.runcrew_hold(_ENDING)  # somebody waits for it, and virtual time is not to pass meanwhile
         self._end_if_idle()
         return True
+
+    def _take_ends(self) -> list[Callable[[], None]]:
+        """Who waits for its end; it has ended."""
+        ends, self._ends = self._ends, []
+        loop: Any = self._loop
+        if ends and hasattr(loop, "runcrew_release"):
+            loop.runcrew_release(_ENDING)
+        return ends
 
     def _end_if_idle(self) -> None:
         if not self._users and not self.over:
@@ -165,7 +179,8 @@ class ForkServer:
             child.forsaken()
         for fds in self._unborn.values():
             _close(fds)
-        self._unborn, self._children, self._ends, self.over = {}, {}, [], True
+        self._unborn, self._children, self.over = {}, {}, True
+        self._take_ends()
         _servers.pop((id(self._loop), self._preload), None)
 
     async def _last_word(self) -> AsyncGenerator[None]:
@@ -341,8 +356,7 @@ class ForkServer:
                 child.died(None)
         if self._pong is not None:
             self._pong.cancel()
-        ends, self._ends = self._ends, []
-        for then in ends:
+        for then in self._take_ends():
             then()
         _step(self._last.aclose())
 
