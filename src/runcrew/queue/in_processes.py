@@ -54,14 +54,13 @@ class Handed:
 class ProcessLine(Line):
     """What one worker's process has been handed."""
 
-    __slots__ = ("_anchor", "_by_number", "_processes", "process", "since")
+    __slots__ = ("_anchor", "_processes", "process", "since")
 
     def __init__(self, processes: InProcesses, worker: Worker, process: Process) -> None:
         super().__init__(processes, worker)
         self._processes = processes
         self._anchor = processes.anchor
         self.process = process
-        self._by_number: dict[int, Handed] = {}
         #: When the first one has begun, which is when the one before it ended.
         self.since = 0.0
         process.sink = self
@@ -70,20 +69,9 @@ class ProcessLine(Line):
         """See Line."""
         return f"in the process {self.process.pid}"
 
-    def add(self, ticket: Ticket[Any], run: int) -> Handed:
-        """This one is about to be handed over."""
-        number = self.process.given = self.process.given + 1
-        handed = self._by_number[number] = self.handed[ticket] = Handed(self, ticket, number, run)
-        return handed
-
-    def remove(self, handed: Handed) -> None:
-        """This one is in the line no more."""
-        del self.handed[handed.ticket]
-        del self._by_number[handed.number]
-
     def by_number(self, number: int) -> Handed | None:
         """The one of this number, if it is still in the line."""
-        return self._by_number.get(number)
+        return next((handed for handed in self.handed.values() if handed.number == number), None)
 
     def number_of(self, ticket: Ticket[Any]) -> int:
         """The number of the run, as its process knows it."""
@@ -92,12 +80,14 @@ class ProcessLine(Line):
 
     def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
         """See Sink."""
-        handed = self._by_number.pop(number, None)
-        if handed is None:
-            return  # whatever it says comes too late
-        ticket, line, anchor = handed.ticket, self.handed, self._anchor
+        line = self.handed
+        handed = next(iter(line.values()), None)  # mostly it is the first
+        if handed is None or handed.number != number:
+            handed = self.by_number(number)
+            if handed is None:
+                return  # whatever it says comes too late
+        ticket, anchor = handed.ticket, self._anchor
         if kind == wire.PROGRESS or kind == wire.SERVES:
-            self._by_number[number] = handed
             if kind == wire.PROGRESS:
                 report_progress(ticket.as_run(), payload)
             return
@@ -154,26 +144,27 @@ class InProcesses(Ahead):
         desk, worker, process = self.desk, line.worker, line.process
         requests: list[Any] = []
         wrong: list[tuple[Ticket[Any], BaseException]] = []
+        given, tells = line.handed, desk.books.tells
         for ticket in tickets:
-            ticket._worker = worker
-            ticket._started = None
             more = ticket._more
+            number = process.given = process.given + 1
+            run = (more is not None and more.number) or new_number()
             try:
                 if more is None:
-                    handed = line.add(ticket, new_number())
-                    requests.append(process.request(handed.number, ticket._fn, ticket._args, handed.run))
+                    requests.append(process.request(number, ticket._fn, ticket._args, run))
                 else:
-                    handed = line.add(ticket, more.number or new_number())
                     limit = None if more.timeout is None else self.now() + more.timeout
-                    meta = handed.run, more.attempt, more.due, limit
-                    requests.append(process.request(handed.number, ticket._fn, ticket._args, *meta))
+                    requests.append(
+                        process.request(number, ticket._fn, ticket._args, run, more.attempt, more.due, limit)
+                    )
+                    self._limit(ticket, more, line)
             except NotPicklable as error:
-                line.remove(line.handed[ticket])
                 wrong.append((ticket, error))
                 continue
-            if more is not None:
-                self._limit(ticket, more, line)
-            if desk.books.tells and ticket is not first:
+            given[ticket] = Handed(line, ticket, number, run)
+            ticket._worker = worker
+            ticket._started = None
+            if tells and ticket is not first:
                 desk.books.tell_begin(ticket, worker.number)
         if requests:
             if len(requests) == len(line.handed):
@@ -193,7 +184,7 @@ class InProcesses(Ahead):
         for number in reversed(numbers):
             handed = line.by_number(number)
             if handed is not None:
-                line.remove(handed)
+                del line.handed[handed.ticket]
                 self.desk.ends.put_back(handed.ticket)
 
     def refresh(self, line: Any) -> None:
@@ -221,7 +212,7 @@ class InProcesses(Ahead):
             begun = True if line.handed.get(ticket) is handed else None
         else:
             numbers.remove(handed.number)
-            line.remove(handed)
+            del line.handed[ticket]
         # Some of them may have been wanted by others meanwhile.
         numbers = [number for number in numbers if line.by_number(number) is not None]
         if numbers:
@@ -315,7 +306,7 @@ class InProcesses(Ahead):
             if handed.timer is not None:
                 handed.timer.cancel()
             ticket._started = line.since
-            line.remove(handed)
+            del line.handed[ticket]
             self._died_with_it(ticket, handed, line.worker, error)
         self._empty(line)
         self.desk.pump_soon()

@@ -186,7 +186,7 @@ class Child:
         return jobs.pop(number)
 
     def _do(self, number: int, job: tuple[Any, ...]) -> None:
-        _, function, data, *_ = job
+        function, data = job[1], job[2]
         doing = self.now = Doing(self, job)
         kind, failed, payload = wire.NOTHING, wire.ERROR, None
         began = self._tick()

@@ -45,7 +45,9 @@ class ChildRun(Run):
 
     def __init__(self, child: Child, doing: Doing, job: tuple[Any, ...]) -> None:
         super().__init__(Job(doing.fn, child.setup.job), doing.args)
-        _, _, _, self.number, self.attempt, self.due, self.limit = job
+        self.number = job[3]
+        if len(job) > 4:
+            self.attempt, self.due, self.limit = job[4:]
         self._child, self._doing = child, doing
         self.service = child.setup.service
         self.in_thread = True

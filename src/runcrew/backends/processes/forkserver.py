@@ -62,7 +62,9 @@ def main(fd: int) -> None:
     given: dict[str, Any] = pickle.loads(_exactly(control, LENGTH.unpack(_exactly(control, LENGTH.size))[0]))  # noqa: S301
     wrong = ""
     if given["loads"]:
+        _die_with_parent(os.getppid())  # who loads for ever does not hear that its parent has gone
         wrong = load(given)
+        _die_with_parent(0)
         if _threads() > 1:
             control.sendall(MESSAGE.pack(THREADED, 0, 0))
             _leave()
@@ -260,16 +262,17 @@ def _kill(pid: int) -> None:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Have the system end this process with the server, where it can (Linux): that may be killed like any other."""
+    """Have the system end this process with its parent, where it can (Linux): that may be killed like any other. 0: no
+    more."""
     if sys.platform != "linux":
         return
     try:
         import ctypes
 
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if parent else 0, 0, 0, 0)
     except (ImportError, OSError, AttributeError):
         return
-    if os.getppid() != parent:  # it has ended in between
+    if parent and os.getppid() != parent:  # it has ended in between
         os._exit(1)
 
 

@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, copy_context
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,8 @@ _log: Final = logging.getLogger("runcrew")
 
 #: How long a process may stand still that somebody has stopped (SIGSTOP), in seconds.
 STANDSTILL: Final = 1.0
+
+_KIND: Final = ~(wire.BUFFERS | wire.LOOKED)
 
 #: So many pieces of what it has written are read in one go.
 _READS: Final = 4
@@ -162,12 +164,10 @@ class Process:
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         run: int,
-        attempt: int = 1,
-        due: float | None = None,
-        limit: float | None = None,
+        *more: float | None,
     ) -> tuple[Any, ...]:
-        """What stands for a job in `hand`: its number, and those of its run and attempt; when the run is due, and when
-        the attempt's time is up. Raises NotPicklable."""
+        """What stands for a job in `hand`: its number, and that of its run; and where they are not the usual ones, the
+        attempt, when the run is due, and when the attempt's time is up. Raises NotPicklable."""
         given: tuple[Any, ...] = args
         if type(fn) is _PLAIN_FUNCTION:
             known = self._functions.get(fn, -1)
@@ -179,12 +179,12 @@ class Process:
         try:
             data = pickle.dumps(given, 5, buffer_callback=buffers.append)
             if not buffers and len(data) <= wire.CHUNK:
-                return (number, known, data, run, attempt, due, limit)
+                return (number, known, data, run, *more) if more else (number, known, data, run)
             kind, pieces = wire.dumps(given)
         except BaseException as error:
             raise blamed(fn, args, error) from error
         self._write(wire.frame(wire.ARGUMENTS | kind, number, pieces))
-        return (number, known, None, run, attempt, due, limit)
+        return (number, known, None, run, *more)
 
     def _tell_function(self, fn: Callable[..., Any]) -> int:
         try:
@@ -294,39 +294,49 @@ class Process:
             self.kill(f"what it wrote made no sense ({error})")
             self._frames = wire.Frames()
             return
-        owner, flight, sink = self._owner, self._flight, self.sink
-        for kind, number, began, ended, payload in frames:
-            what = kind & ~(wire.BUFFERS | wire.LOOKED)
-            if wire.NOTHING <= what <= wire.UNFIT:
+        rest = iter(frames)
+        while not self._tell(rest):
+            pass
+
+    def _tell(self, frames: Iterator[wire.Frame]) -> bool:
+        """Hand these on. False: one could not be; the others are not to be lost by that."""
+        flight = self._flight
+        try:
+            for kind, number, began, ended, payload in frames:
+                if not wire.NOTHING <= kind & _KIND <= wire.UNFIT:
+                    self._hear_else(kind & _KIND, number, payload)
+                    continue
                 if flight is not None:
                     flight.given(-1)
                 self.done += 1
-                if sink is not None:
-                    self._tell(sink, kind, number, began, ended, payload)
                 sink = self.sink
-            elif what == wire.PROGRESS or what == wire.SERVES:
                 if sink is not None:
-                    self._tell(sink, kind, number, began, ended, payload)
-            elif what == wire.READY:
-                self._opened()
-                owner.ready()
-            elif what == wire.NOT_READY:
-                self._opened()
-                owner.not_ready(error_of(payload))
-            elif what == wire.FULL:
-                owner.full(number)
-                if sink is not None:
-                    sink.full()
-            elif what == wire.CLOSED:
-                self._closed = True
-                self.closing_error = error_of(payload) if payload else None
-
-    def _tell(self, sink: Sink, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
-        try:
-            sink.came(kind, number, began, ended, payload)
-        except Exception:  # that must not be; but the other results are not to be lost by it
+                    sink.came(kind, number, began, ended, payload)
+        except Exception:
             _log.exception("%r: what has come back could not be handed on", self)
             self.kill("what had come back from it could not be handed on")
+            return False
+        return True
+
+    def _hear_else(self, what: int, number: int, payload: wire.Buffer) -> None:
+        """What is no end of a job."""
+        owner, sink = self._owner, self.sink
+        if what == wire.PROGRESS or what == wire.SERVES:
+            if sink is not None:
+                sink.came(what, number, 0.0, 0.0, payload)
+        elif what == wire.READY:
+            self._opened()
+            owner.ready()
+        elif what == wire.NOT_READY:
+            self._opened()
+            owner.not_ready(error_of(payload))
+        elif what == wire.FULL:
+            owner.full(number)
+            if sink is not None:
+                sink.full()
+        elif what == wire.CLOSED:
+            self._closed = True
+            self.closing_error = error_of(payload) if payload else None
 
     def _opened(self) -> None:
         if self._flight is not None:

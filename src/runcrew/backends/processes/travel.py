@@ -47,6 +47,7 @@ def error_of(payload: wire.Buffer) -> BaseException:
         error.__cause__ = RemoteTraceback(text)
     except Exception as wrong:  # an error that does not let itself be changed cannot be raised either
         error = wire.not_picklable(what, wrong)
+        wrong.__cause__ = RemoteTraceback(text)
     return error
 
 

@@ -33,7 +33,7 @@ TOKEN: Final = Struct("<Q")
 # From the parent.
 SETUP: Final = 1
 FUNCTION: Final = 2  # numbered, for the jobs that follow
-JOBS: Final = 3  # a list of (number, function, pickled arguments or None, run, attempt, due, limit)
+JOBS: Final = 3  # a list of (number, function, pickled arguments or None, run[, attempt, due, limit])
 ARGUMENTS: Final = 4  # of the job of that number, which follows: large ones
 TELL: Final = 5  # the run of that number should end
 
@@ -67,10 +67,7 @@ def dumps(value: object) -> tuple[int, list[Buffer]]:
     data = pickle.dumps(value, 5, buffer_callback=buffers.append)
     if not buffers:
         return 0, [data]
-    try:
-        raw = [buffer.raw() for buffer in buffers]
-    except BufferError:  # one is scattered over memory
-        return 0, [pickle.dumps(value, 5)]
+    raw = [buffer.raw() for buffer in buffers]
     sizes = [len(data), *(len(view) for view in raw)]
     head = _COUNT.pack(len(sizes)) + b"".join(map(_COUNT.pack, sizes))
     return BUFFERS, [head, data, *raw]
@@ -81,6 +78,8 @@ def loads(kind: int, payload: Buffer) -> Any:
     if not kind & BUFFERS:
         return pickle.loads(payload)  # noqa: S301 - between a process and its own child
     view = memoryview(payload)
+    if view.readonly:  # what is made of the buffers lies in them, and is to be written into as before
+        view = memoryview(bytearray(view))
     (count,) = _COUNT.unpack_from(view)
     sizes = [_COUNT.unpack_from(view, 8 * (n + 1))[0] for n in range(count)]
     at = 8 * (count + 1)
