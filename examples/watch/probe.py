@@ -27,8 +27,8 @@ class Gone(rc.NoRetry, BadStatus):
     """There is nothing at this address. NoRetry: whatever the rules say, asking again at once is no use."""
 
 
-def ask(url: str, timeout: float) -> tuple[int, float]:
-    """The status of the answer, and how many milliseconds it took.
+def ask(url: str, timeout: float) -> tuple[int, float, bytes]:
+    """The status of the answer, how many milliseconds it took, and the page.
 
     timeout: seconds that the socket may be silent. A server that sends a byte now and then can take longer:
     against that there is the deadline of the run.
@@ -40,10 +40,10 @@ def ask(url: str, timeout: float) -> tuple[int, float]:
     with closing(kind(parts.hostname or "", parts.port, timeout=timeout)) as connection:
         connection.request("GET", path, headers={"User-Agent": "runcrew-watch"})
         answer = connection.getresponse()
-        answer.read(ENOUGH)
+        page = answer.read(ENOUGH)
         took = (time.perf_counter() - began) * 1000
         if answer.status in (404, 410):
             raise Gone(answer.status)
         if answer.status >= 400:
             raise BadStatus(answer.status)
-        return answer.status, took
+        return answer.status, took, page

@@ -17,6 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 #: What the flaky server does, request by request, over and over.
 MOODS = ("good", "good", "error", "error", "good", "slow", "good", "hang up")
 
+#: What they say when all is well.
+PAGE = b"all is well\n" * 2000
+
 #: For so many seconds out of so many the tidal server is slow, and takes so long for an answer.
 SLOW, TIDE, LATE = 2.5, 10.0, 0.8
 
@@ -29,8 +32,8 @@ class Steady(BaseHTTPRequestHandler):
         self.answer(200)
 
     def answer(self, status: int) -> None:
-        """Send a status, and a line of text."""
-        body = b"all is well\n" if status == 200 else b"something is wrong\n"
+        """Send a status, and a page."""
+        body = PAGE if status == 200 else b"something is wrong\n"
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

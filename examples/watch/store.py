@@ -22,7 +22,9 @@ create table if not exists result (
     attempt integer not null,  -- 1, and more for retries
     status integer,            -- what the server answered, if it did
     ms real,
-    error text                 -- null: a good one
+    error text,                -- null: a good one
+    digest text,               -- of the page: when that changes, so does this
+    pid integer                -- the process that has hashed it
 );
 create index if not exists result_target on result (target, at);
 create table if not exists alert (
@@ -43,6 +45,8 @@ class Result:
     status: int | None = None
     ms: float | None = None
     error: str | None = None
+    digest: str | None = None
+    pid: int | None = None
     at: float = field(default_factory=time.time)
 
 
@@ -128,8 +132,8 @@ def add(db: sqlite3.Connection, result: Result) -> None:
     """Keep one result."""
     with db:  # a transaction
         db.execute(
-            "insert into result values (?, ?, ?, ?, ?, ?, ?)",
-            (result.at, result.target, result.run, result.attempt, result.status, result.ms, result.error),
+            "insert into result values (:at, :target, :run, :attempt, :status, :ms, :error, :digest, :pid)",
+            vars(result),
         )
 
 

@@ -1,6 +1,7 @@
 """Watches HTTP endpoints: polls them, retries by rules, restarts what fails, stores every result through a queue.
 
-How many are asked at a time is up to a pool that grows while they are slow, and shrinks again.
+How many are asked at a time is up to a pool that grows while they are slow, and shrinks again. Pages are hashed in
+processes, so that all processors have something of the work.
 
     python watch.py --for 10s
     python watch.py https://example.org/
@@ -21,9 +22,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import probe
 import store
+from hashing import Hashed, hash_page
 from targets import Target, read_targets, target_of
 
 import runcrew as rc
@@ -106,17 +109,25 @@ class Servers:
             raise rc.Done("twice is enough")  # a job that raises this is not run again, and has not failed
 
 
+class Answer(NamedTuple):
+    """What an endpoint has said, after how many milliseconds."""
+
+    status: int
+    ms: float
+    page: Hashed
+
+
 class Probes:
     """Asks endpoints, one after the other, for whoever wants to know."""
 
-    def __init__(self, threads: rc.Queue[rc.NoResource]) -> None:
-        self.threads = threads
+    def __init__(self, threads: rc.Queue[rc.NoResource], hashes: rc.Queue[rc.NoResource]) -> None:
+        self.threads, self.hashes = threads, hashes
         #: What is due: a URL, its timeout, and where the answer goes.
-        self.due: asyncio.Queue[tuple[str, float, asyncio.Future[tuple[int, float]]]] = asyncio.Queue()
+        self.due: asyncio.Queue[tuple[str, float, asyncio.Future[Answer]]] = asyncio.Queue()
 
-    async def ask(self, url: str, timeout: float) -> tuple[int, float]:
-        """Have it asked when its turn comes. Gives what `probe.ask` gives, and raises what that raises."""
-        answer: asyncio.Future[tuple[int, float]] = asyncio.get_running_loop().create_future()
+    async def ask(self, url: str, timeout: float) -> Answer:
+        """Have it asked when its turn comes. Raises what `probe.ask` raises."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.due.put_nowait((url, timeout, answer))
         return await answer
 
@@ -126,13 +137,14 @@ class Probes:
             url, timeout, answer = await self.due.get()
         try:
             # The socket gives up earlier than runcrew does, so that no thread has to be abandoned.
-            found = await self.threads.run(probe.ask, url, timeout * 0.8, deadline=timeout)
+            status, ms, page = await self.threads.run(probe.ask, url, timeout * 0.8, deadline=timeout)
+            hashed = await self.hashes.run(hash_page, page)  # the same call, and it runs in another process
         except Exception as error:  # not ours: it is for whoever asked
             if not answer.done():
                 answer.set_exception(error)
         else:
             if not answer.done():  # it is when nobody waits any more
-                answer.set_result(found)
+                answer.set_result(Answer(status, ms, hashed))
 
 
 class Watched:
@@ -154,7 +166,7 @@ class Watched:
         run, name = rc.current_run(), self.target.name
         url = self.target.url.format(**self.ports)
         try:
-            status, ms = await self.probes.ask(url, self.timeout)
+            answer = await self.probes.ask(url, self.timeout)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
             self.failures += 1
@@ -167,7 +179,8 @@ class Watched:
             await self.alert("up again")
         self.failures = 0
         # `run` waits until it is stored, and raises what the job raises.
-        await self.results.run(keep, store.Result(name, run.id, run.attempt, status, ms))
+        result = store.Result(name, run.id, run.attempt, answer.status, answer.ms, None, *answer.page)
+        await self.results.run(keep, result)
 
     async def alert(self, said: str) -> None:
         """Tell that it has gone down or come up, before anything that is less urgent.
@@ -182,7 +195,8 @@ def keep(db: sqlite3.Connection, result: store.Result) -> None:
     store.add(db, result)
     if result.error is None:
         retried = f"  (attempt {result.attempt})" if result.attempt > 1 else ""
-        say(f"{result.target:<12} {result.status}  {result.ms:7.1f} ms{retried}")
+        hashed = f"{result.digest:.8} by process {result.pid}"
+        say(f"{result.target:<12} {result.status}  {result.ms:7.1f} ms  {hashed}{retried}")
 
 
 def keep_alert(db: sqlite3.Connection, target: str, said: str) -> None:
@@ -244,7 +258,16 @@ def build(
     # Asking blocks a thread. There are enough of them: one that hangs is replaced, a few times over.
     most = max(4, len(watched))
     threads = crew.queue("threads", workers=most, max_abandoned=8 * most)
-    probes = Probes(threads)
+    # Hashing keeps a processor busy: each of these workers does it in a process of its own. One that takes too long is
+    # killed with its process; a page whose process is killed by somebody else is hashed again, in another.
+    hashes = crew.queue(
+        "hashes",
+        backend="process" if hasattr(os, "waitid") else "thread",  # not every system can do it
+        workers=2,
+        timeout="5s",
+        retry=rc.Retry(rc.ProcessDied, retries=2, backoff=rc.Constant("50ms")),
+    )
+    probes = Probes(threads, hashes)
     # Endpoints that answer at once need two probes, so that one that hangs does not hold up all the others. Where
     # they are slow the probes are at work for most of their time, and more come; they go when that has passed.
     crew.pool("probes", probes.probe, min=2, max=most, scale=SCALE)
@@ -274,6 +297,7 @@ def build(
 
     @crew.on_stopped  # when all of the above has ended, however it ended
     def summary() -> None:
+        log.info("hashes: %d pages", hashes.stats().runs.succeeded)
         for row in file.summary():
             p50 = "none" if row.p50 is None else f"{row.p50:.1f} ms"
             told = f"{row.ok} ok, {row.failed} failed, {row.retried} retried, {row.alerts} alerts, p50 {p50}"

@@ -89,6 +89,19 @@ class Program:
         """The process ids that the demo has told for its servers, in order."""
         return [int(match[1]) for line in self.err if (match := re.search(r"servers: process (\d+) listens", line))]
 
+    def hashers(self) -> list[int]:
+        """The process ids that the demo has told for those who hash its pages, in order."""
+        told = [int(match[1]) for line in self.out if (match := re.search(r" by process (\d+)", line))]
+        return list(dict.fromkeys(told))
+
+    def descendants(self) -> list[int]:
+        """Its child processes now, and theirs."""
+        every = {pid: parent(pid) for pid in processes()}
+        found = [self.pid]
+        for pid in found:
+            found += [child for child, its in every.items() if its == pid]
+        return found[1:]
+
     def ports(self) -> list[int]:
         """The ports at which its servers listen."""
         return [
@@ -119,7 +132,7 @@ class Program:
     def close(self) -> None:
         """End it and its children, whatever has become of the test."""
         left = [pid for pid in self.servers() if "servers.py" in command(pid)]
-        for pid in (*self.children(), *left, *([self.pid] if self.process.poll() is None else [])):
+        for pid in (*self.descendants(), *left, *([self.pid] if self.process.poll() is None else [])):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -19,13 +19,14 @@ pytestmark = [pytest.mark.realtime, pytest.mark.timeout(300)]
 
 Start = Callable[..., Any]
 
-RESULT = r"^\d\d:\d\d:\d\d (steady|flaky) +200 +\d+\.\d ms"
+RESULT = r"^\d\d:\d\d:\d\d (steady|flaky) +200 +\d+\.\d ms  [0-9a-f]{8} by process \d+"
 ALERT = r"^\d\d:\d\d:\d\d (\S+) +(down: .*|up again)$"
 
 
 def is_gone(demo: Any) -> None:
-    """Nothing of an ended demo is alive: no child, no server, no port that is listened at."""
+    """Nothing of an ended demo is alive: no server, no port that is listened at, nobody who hashes."""
     assert demo.servers()
+    assert [] == [pid for pid in demo.hashers() if not demo.is_gone(pid)]
     assert [] == [pid for pid in demo.servers() if not demo.is_gone(pid)]
     assert [] == [port for port in dict.fromkeys(demo.ports()) if demo.listens(port)]
 
@@ -155,13 +156,47 @@ def test_a_signal_while_it_starts(start: Start) -> None:
     assert [] == [pid for pid in demo.servers() if not demo.is_gone(pid)]
 
 
-def test_killed_it_leaves_no_server(start: Start) -> None:
-    """When the demo is killed with SIGKILL, its servers notice, and end by themselves."""
+def test_killed_it_leaves_nothing(start: Start) -> None:
+    """When the demo is killed with SIGKILL, its servers and those who hash notice, and end by themselves."""
     demo = start("demo", "--no-chaos")
     demo.wait_for(RESULT)
+    below = demo.descendants()
+    assert {*demo.servers(), *demo.hashers()} < {*below}
+    assert 4 == len(below), "servers, a fork server, and two who hash"
     demo.signal(signal.SIGKILL)
     assert -signal.SIGKILL == demo.end()
     is_gone(demo)
+    assert [] == [pid for pid in below if not demo.is_gone(pid)]
+
+
+def test_pages_are_hashed_in_other_processes(start: Start) -> None:
+    """Two processes that are not the demo hash its pages, each page to the same digest; they end with it."""
+    demo = start("demo", "--no-chaos")
+    demo.wait_for(RESULT, times=3)
+    below = demo.descendants()
+    demo.signal()
+    assert 0 == demo.end(), demo.said
+    is_gone(demo)
+    assert [] == [pid for pid in below if not demo.is_gone(pid)]
+    assert 1 <= len(demo.hashers()) <= 2
+    assert demo.pid not in demo.hashers()
+    digests = [match[1] for line in demo.out if (match := re.search(r" ([0-9a-f]{8}) by process", line))]
+    assert 1 == len(dict.fromkeys(digests)), "it is one page"
+    assert f"hashes: {len(digests)} pages" in demo.said
+
+
+def test_one_who_hashes_is_killed_by_somebody(start: Start) -> None:
+    """A process that hashes and is killed is replaced, and no poll has failed for it."""
+    demo = start("demo", "--no-chaos")
+    demo.wait_for(RESULT)
+    before = demo.descendants()
+    os.kill(demo.hashers()[0], signal.SIGKILL)
+    demo.wait_for(rf"by process (?!{'|'.join(map(str, before))})\d+\b")
+    demo.signal()
+    assert 0 == demo.end(), demo.said
+    is_gone(demo)
+    assert "0 would not stop" in demo.said
+    assert "ProcessDied:" not in "\n".join(line for line in demo.err if "attempt" in line)
 
 
 def test_a_server_killed_by_somebody_is_restarted(start: Start) -> None:

@@ -343,10 +343,10 @@ def answers_of(watch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     def these(*statuses: int) -> None:
         script = iter(statuses)
 
-        def ask(url: str, timeout: float) -> tuple[int, float]:
+        def ask(url: str, timeout: float) -> tuple[int, float, bytes]:
             if (status := next(script, 200)) != 200:
                 raise watch.probe.BadStatus(status)
-            return status, 1.0
+            return status, 1.0, b"a page"
 
         monkeypatch.setattr(watch.probe, "ask", ask)
 
@@ -399,7 +399,7 @@ async def test_what_was_accepted_is_in_the_file_after_a_stop(
     await results.resize(0)
     capsys.readouterr()
     for number in range(20):
-        await results.submit(watch.keep, watch.store.Result("b", "run", 1, 200, float(number)))
+        await results.submit(watch.keep, watch.store.Result("b", "run", 1, 200, float(number), None, "d" * 64, 7))
     for number in range(20):
         await results.submit(watch.keep_alert, "b", f"alert {number}", priority=rc.HIGH)
     assert {0: 20, 10: 20} == results.stats().levels
@@ -465,9 +465,9 @@ def answers_in(watch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     """Say how long asking takes, from now on."""
 
     def seconds(span: float) -> None:
-        def ask(url: str, timeout: float) -> tuple[int, float]:
+        def ask(url: str, timeout: float) -> tuple[int, float, bytes]:
             rc.current_run().sleep(span)
-            return 200, span * 1000
+            return 200, span * 1000, b"a page"
 
         monkeypatch.setattr(watch.probe, "ask", ask)
 
@@ -528,9 +528,9 @@ async def test_one_that_hangs_does_not_hold_up_the_others(
 ) -> None:
     """A target that never answers has one probe until its time is up; the other serves the rest."""
 
-    def ask(url: str, timeout: float) -> tuple[int, float]:
+    def ask(url: str, timeout: float) -> tuple[int, float, bytes]:
         rc.current_run().sleep(1e6 if url.endswith("/0") else 0.01)
-        return 200, 10.0
+        return 200, 10.0, b"a page"
 
     monkeypatch.setattr(watch.probe, "ask", ask)
     async with many(watch, tmp_path, 5):
