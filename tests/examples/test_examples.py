@@ -80,6 +80,19 @@ def test_a_pool_is_scaled_by_hand_and_by_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.realtime
+def test_processes_get_over_what_happens_to_them(tmp_path: Path) -> None:
+    """One that is killed, and one that hangs, fail their own run; one that listens ends; the queue goes on."""
+    said = output(tmp_path, str(EXAMPLES / "processes.py")).splitlines()
+    assert "run: [71, 839, 1471, 6857]" == said[0]
+    assert ["map"] * 5 == [line.split(":")[0] for line in said[1:6]]
+    assert re.fullmatch(r"it died: the process numbers-\d \(PID\) was killed by SIGKILL: .*", said[6])
+    assert "it was killed: endless: attempt 1 took longer than its timeout of 100ms" == said[7]
+    assert "it was told: had time to tidy up" == said[8]
+    assert "and it goes on: [101, 9901]" == said[9]
+    assert "8 runs succeeded, 1 failed" == said[10]
+
+
+@pytest.mark.realtime
 def test_a_crew_lives_as_long_as_the_application(example: Load) -> None:
     """In a lifespan the crew is ready before the first request, serves beside it, and ends with the application."""
     module = example("starlette_app.py")
