@@ -472,9 +472,8 @@ def outer_of(token: Token[Run]) -> Any:
     return None if token.old_value is Token.MISSING else token.old_value
 
 
-def new_number() -> int:
-    """The next number for a run."""
-    return next(_numbers)
+#: The next number for a run.
+new_number: Final[Callable[[], int]] = _numbers.__next__
 
 
 def run_prefix() -> str:

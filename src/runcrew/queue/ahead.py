@@ -48,6 +48,19 @@ class Line:
         """Where the job is that is under way, as text."""
         raise NotImplementedError
 
+    def waits(self, ticket: Ticket[Any]) -> bool:
+        """Whether this one, which is in the line, has not begun, as far as we know."""
+        raise NotImplementedError
+
+    def begun(self, ticket: Ticket[Any]) -> float:
+        """When it has begun."""
+        raise NotImplementedError
+
+    @property
+    def not_begun(self) -> int:
+        """How many have not begun, as far as we know."""
+        raise NotImplementedError
+
 
 class Ahead:
     """Hands the plain jobs of one desk to where they are done."""
@@ -101,7 +114,7 @@ class Ahead:
     def relieve(self, line: Line) -> None:
         """The first one has not come back for long: what is behind it waits again, for another worker. But where not
         even the first has begun, nobody has come to run it, and no other would sooner."""
-        if not next(iter(line.handed.values())).waits:
+        if not line.waits(next(iter(line.handed))):
             self.take_back(line)
 
     def has_begun(self, ticket: Ticket[Any], line: Line) -> bool | None:
@@ -143,7 +156,7 @@ class Ahead:
     @property
     def not_begun(self) -> int:
         """How many have been handed over and have not begun."""
-        return sum(handed.waits for line in self._long for handed in tuple(line.handed.values()))
+        return sum(line.not_begun for line in self._long)
 
     @property
     def has_places(self) -> bool:
@@ -232,11 +245,11 @@ class Ahead:
             more.timer = self.desk.later(more.timeout, self._time_up, ticket, line)
 
     def _time_up(self, ticket: Ticket[Any], line: Line) -> None:
-        more, handed = ticket.more(), line.handed.get(ticket)
+        more = ticket.more()
         more.timer = None
-        if handed is None or ticket._status is not None or more.timeout is None:
+        if ticket not in line.handed or ticket._status is not None or more.timeout is None:
             return
-        left = more.timeout if handed.waits else handed.started + more.timeout - self.now()
+        left = more.timeout if line.waits(ticket) else line.begun(ticket) + more.timeout - self.now()
         if left > 0:  # it did not begin when it was handed over
             more.timer = self.desk.later(left, self._time_up, ticket, line)
         else:

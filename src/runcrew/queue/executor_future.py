@@ -127,7 +127,7 @@ class ExecutorFuture(Future[T]):
         """It has ended: keep nothing of what it was made of but its name."""
         self._fn = name_of(self._fn)
 
-    def __call__(self, *args: Any) -> T:
+    def __call__(self, *args: Any) -> T | None:
         """In the thread of a worker: do the job. Where that is all there is to it, its future ends right here."""
         executor = self._executor
         if not self.begins():
@@ -141,6 +141,7 @@ class ExecutorFuture(Future[T]):
             raise
         if executor.direct and not hasattr(type(value), "__await__"):
             self.set_result(value)
+            return None  # the value is the future's alone: nothing else is to keep it, even for a moment
         return value
 
 

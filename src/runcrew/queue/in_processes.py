@@ -8,10 +8,12 @@ under way, and a kill ends that one and no other.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
 from runcrew.backends.processes import KILL_AFTER, anchor_of, error_of, report_progress, value_of, wire
+from runcrew.backends.processes.process import is_result
 from runcrew.errors import NotPicklable, ProcessDied
 from runcrew.job import Status, new_number
 from runcrew.queue.ahead import AHEAD, MOST, Ahead, Line
@@ -26,35 +28,13 @@ if TYPE_CHECKING:
 _NEXT: Final = 1.5 * AHEAD
 
 
-class Handed:
-    """One job on its way to a process and back."""
-
-    __slots__ = ("line", "number", "run", "ticket", "timer")
-
-    def __init__(self, line: ProcessLine, ticket: Ticket[Any], number: int, run: int) -> None:
-        self.line = line
-        self.ticket = ticket
-        #: Which one it is in its process; and the number of the run.
-        self.number = number
-        self.run = run
-        #: Kills the process where the run does not end although it was asked to.
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether others are before it, as far as we know."""
-        return next(iter(self.line.handed)) is not self.ticket
-
-    @property
-    def started(self) -> float:
-        """Since when, as far as we know, it is under way."""
-        return self.line.since
-
-
 class ProcessLine(Line):
-    """What one worker's process has been handed."""
+    """What one worker's process has been handed: by ticket, the number of the job there, and that of the run.
 
-    __slots__ = ("_anchor", "_processes", "process", "since")
+    Jobs are done, and come back, in the order in which they stand here.
+    """
+
+    __slots__ = ("_anchor", "_processes", "_timers", "process", "since")
 
     def __init__(self, processes: InProcesses, worker: Worker, process: Process) -> None:
         super().__init__(processes, worker)
@@ -63,51 +43,100 @@ class ProcessLine(Line):
         self.process = process
         #: When the first one has begun, which is when the one before it ended.
         self.since = 0.0
+        #: What kills the process where a run does not end although it was asked to.
+        self._timers: dict[Ticket[Any], asyncio.TimerHandle] = {}
         process.sink = self
 
     def where(self) -> str:
         """See Line."""
         return f"in the process {self.process.pid}"
 
-    def by_number(self, number: int) -> Handed | None:
+    def waits(self, ticket: Ticket[Any]) -> bool:
+        """See Line."""
+        return next(iter(self.handed)) is not ticket
+
+    def begun(self, ticket: Ticket[Any]) -> float:
+        """See Line."""
+        return self.since
+
+    @property
+    def not_begun(self) -> int:
+        """See Line."""
+        return max(0, len(self.handed) - 1)
+
+    def of(self, number: int) -> Ticket[Any] | None:
         """The one of this number, if it is still in the line."""
-        return next((handed for handed in self.handed.values() if handed.number == number), None)
+        return next((ticket for ticket, (its, _) in self.handed.items() if its == number), None)
 
     def number_of(self, ticket: Ticket[Any]) -> int:
         """The number of the run, as its process knows it."""
-        handed: Handed | None = self.handed.get(ticket)
-        return new_number() if handed is None else handed.run
+        numbers: tuple[int, int] = self.handed.get(ticket, (0, 0))
+        run: int = numbers[1] or new_number()
+        return run
+
+    def remove(self, ticket: Ticket[Any]) -> int:
+        """This one is in the line no more. The number of its run."""
+        _, run = self.handed.pop(ticket)
+        timer = self._timers.pop(ticket, None)
+        if timer is not None:
+            timer.cancel()
+        return run
+
+    def kill_later(self, ticket: Ticket[Any], timer: asyncio.TimerHandle) -> None:
+        """This kills the process, unless the run ends before."""
+        self._timers[ticket] = timer
+
+    # --- coming back ------------------------------------------------------------------------
+
+    def take(self, first: wire.Frame, others: Iterator[wire.Frame]) -> wire.Frame | None:
+        """See Sink."""
+        # The way of each run that succeeds at once: in one piece, since calls are what costs here.
+        line, process, anchor = self.handed, self.process, self._anchor
+        succeeded, timers = self._processes.desk.succeeded, self._timers
+        frame: wire.Frame | None = first
+        while frame is not None:
+            kind, number, began, ended, payload = frame
+            ticket = next(iter(line), None)
+            plain = ticket is not None and ticket._more is None and line[ticket][0] == number and not timers
+            if plain and kind == wire.NOTHING and ticket is not None and anchor is not None:
+                process.done += 1
+                del line[ticket]
+                self.progress = True
+                started = ticket._started = began + anchor
+                ended = self.since = ended + anchor
+                succeeded(ticket, None, started, ended)
+                self._came_back(ended - started)
+            elif is_result(kind):
+                process.done += 1
+                self.came(kind, number, began, ended, payload)
+            else:
+                return frame
+            if process.sink is not self:
+                return None
+            frame = next(others, None)
+        return None
 
     def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
         """See Sink."""
-        line = self.handed
-        handed = next(iter(line.values()), None)  # mostly it is the first
-        if handed is None or handed.number != number:
-            handed = self.by_number(number)
-            if handed is None:
-                return  # whatever it says comes too late
-        ticket, anchor = handed.ticket, self._anchor
+        ticket = self.of(number)
+        if ticket is None:
+            return  # whatever it says comes too late
         if kind == wire.PROGRESS or kind == wire.SERVES:
             if kind == wire.PROGRESS:
                 report_progress(ticket.as_run(), payload)
             return
-        del line[ticket]
+        run = self.remove(ticket)
         self.progress = True
-        if handed.timer is not None:
-            handed.timer.cancel()
-        if anchor is None:
-            started = ended = self.now()
-        else:
-            started, ended = began + anchor, ended + anchor
+        anchor, now = self._anchor, self.now()
+        started, ended = (now, now) if anchor is None else (began + anchor, ended + anchor)
         self.since = ended
-        if kind == wire.NOTHING and ticket._more is None:
-            ticket._started = started
-            self._processes.desk.succeeded(ticket, None, started, ended)
-        else:
-            self._processes.settle(self, handed, kind, payload, started, ended)
-        left = len(line)
+        self._processes.settle(self, ticket, run, kind, payload, started, ended)
+        self._came_back(ended - started)
+
+    def _came_back(self, length: float) -> None:
+        left = len(self.handed)
         if left == self.low or not left or self.worker.state is not BUSY:
-            self._processes.learn(ended - started)
+            self._processes.learn(length)
             self._processes.look_after(self)
 
     def full(self) -> None:
@@ -161,7 +190,7 @@ class InProcesses(Ahead):
             except NotPicklable as error:
                 wrong.append((ticket, error))
                 continue
-            given[ticket] = Handed(line, ticket, number, run)
+            given[ticket] = number, run
             ticket._worker = worker
             ticket._started = None
             if tells and ticket is not first:
@@ -182,10 +211,10 @@ class InProcesses(Ahead):
 
     def _put_back(self, line: ProcessLine, numbers: list[int]) -> None:
         for number in reversed(numbers):
-            handed = line.by_number(number)
-            if handed is not None:
-                del line.handed[handed.ticket]
-                self.desk.ends.put_back(handed.ticket)
+            ticket = line.of(number)
+            if ticket is not None:
+                line.remove(ticket)
+                self.desk.ends.put_back(ticket)
 
     def refresh(self, line: Any) -> None:
         """See Ahead."""
@@ -203,18 +232,18 @@ class InProcesses(Ahead):
 
     def has_begun(self, ticket: Ticket[Any], line: Any) -> bool | None:
         """See Ahead."""
-        handed: Handed = line.handed[ticket]
+        number = line.handed[ticket][0]
         numbers: list[int] = line.process.take_back()
-        begun: bool | None = handed.number not in numbers
+        begun: bool | None = number not in numbers
         if begun:
             # Now that nothing else begins: it may have ended, and nobody has looked. If not, it is the one under way.
             self.desk.context.copy().run(line.process.read)
-            begun = True if line.handed.get(ticket) is handed else None
+            begun = True if line.of(number) is ticket else None
         else:
-            numbers.remove(handed.number)
-            del line.handed[ticket]
+            numbers.remove(number)
+            line.remove(ticket)
         # Some of them may have been wanted by others meanwhile.
-        numbers = [number for number in numbers if line.by_number(number) is not None]
+        numbers = [number for number in numbers if line.of(number) is not None]
         if numbers:
             line.process.give(numbers)
         return begun
@@ -222,10 +251,11 @@ class InProcesses(Ahead):
     # --- coming back ------------------------------------------------------------------------
 
     def settle(
-        self, line: ProcessLine, handed: Handed, kind: int, payload: wire.Buffer, started: float, ended: float
-    ) -> None:
+        self, line: ProcessLine, ticket: Ticket[Any], run: int, kind: int, payload: wire.Buffer, started: float,
+        ended: float,
+    ) -> None:  # fmt: skip
         """What came of one that is no plain success without a value."""
-        ticket, desk, what = handed.ticket, self.desk, kind & ~(wire.BUFFERS | wire.LOOKED)
+        desk, what = self.desk, kind & ~(wire.BUFFERS | wire.LOOKED)
         value: Any = None
         error: BaseException | None = None
         if what == wire.VALUE:
@@ -237,7 +267,7 @@ class InProcesses(Ahead):
             error = error_of(payload)
         ticket._started = started
         if kind & wire.LOOKED:
-            ticket.more().number = handed.run
+            ticket.more().number = run
         more = ticket._more
         if error is None and more is None:
             desk.succeeded(ticket, value, started, ended)
@@ -283,9 +313,9 @@ class InProcesses(Ahead):
 
     def tell(self, ticket: Ticket[Any], line: Any) -> None:
         """See Ahead: its process is killed a little later, unless it ends."""
-        handed: Handed = line.handed[ticket]
-        line.process.tell(handed.number)
-        handed.timer = self.desk.later(KILL_AFTER, self._kill, line, "its run was asked to end, and did not")
+        line.process.tell(line.handed[ticket][0])
+        said = "its run was asked to end, and did not"
+        line.kill_later(ticket, self.desk.later(KILL_AFTER, self._kill, line, said))
 
     def end_begun(self, ticket: Ticket[Any], line: Any, said: str) -> None:
         """See Ahead: its process is killed; what becomes of the run is said when that is gone."""
@@ -302,21 +332,18 @@ class InProcesses(Ahead):
     def process_lost(self, line: ProcessLine, error: BaseException | None) -> None:
         """The process is no more: what had not begun waits again, and the run under way has ended with it."""
         self.take_back(line)
-        for ticket, handed in list(line.handed.items()):
-            if handed.timer is not None:
-                handed.timer.cancel()
+        for ticket in list(line.handed):
             ticket._started = line.since
-            del line.handed[ticket]
-            self._died_with_it(ticket, handed, line.worker, error)
+            self._died_with_it(ticket, line.remove(ticket), line.worker, error)
         self._empty(line)
         self.desk.pump_soon()
 
-    def _died_with_it(self, ticket: Ticket[Any], handed: Handed, worker: Worker, error: BaseException | None) -> None:
+    def _died_with_it(self, ticket: Ticket[Any], run: int, worker: Worker, error: BaseException | None) -> None:
         ends, more = self.desk.ends, ticket.more()
         if ticket._status is not None:
             return
         ends.began(ticket, more, ticket._started or self.now())
-        more.number = handed.run
+        more.number = run
         if more.why is not None:
             ends.asked(ticket, more)
         elif more.cut is not None:

@@ -40,6 +40,21 @@ class ThreadLine(Line):
         """See Line."""
         return self.thread.stack()
 
+    def waits(self, ticket: Ticket[Any]) -> bool:
+        """See Line."""
+        handed: Handed = self.handed[ticket]
+        return handed.waits
+
+    def begun(self, ticket: Ticket[Any]) -> float:
+        """See Line."""
+        handed: Handed = self.handed[ticket]
+        return handed.started
+
+    @property
+    def not_begun(self) -> int:
+        """See Line."""
+        return sum(handed.waits for handed in tuple(self.handed.values()))
+
 
 class Handed:
     """One job on its way to a thread and back."""

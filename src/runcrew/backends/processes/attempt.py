@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from runcrew import clock as clocks
@@ -108,6 +108,12 @@ class Attempt:
         self._timer = self._loop.call_later(span, self.kill, why)
 
     # --- as the sink of its process ----------------------------------------------------------
+
+    def take(self, first: wire.Frame, others: Iterator[wire.Frame]) -> wire.Frame | None:
+        """See Sink. There is no other."""
+        self._process.done += 1
+        self.came(*first)
+        return None
 
     def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
         """See Sink."""

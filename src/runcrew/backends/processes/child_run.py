@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def call(doing: Doing, fn: Any, args: tuple[Any, ...]) -> Any:
+    """Do the job, as part of its run."""
     enter_unmade(doing)
     return fn(*args)
 

@@ -25,6 +25,12 @@ STANDSTILL: Final = 1.0
 
 _KIND: Final = ~(wire.BUFFERS | wire.LOOKED)
 
+
+def is_result(kind: int) -> bool:
+    """Whether a frame of this kind says what came of a job."""
+    return wire.NOTHING <= kind & _KIND <= wire.UNFIT
+
+
 #: So many pieces of what it has written are read in one go.
 _READS: Final = 4
 
@@ -32,6 +38,7 @@ _READS: Final = 4
 _PATIENCE: Final = 2.0
 
 _PLAIN_FUNCTION: Final = type(lambda: None)
+_dumps: Final = pickle.dumps
 
 
 class Owner(Protocol):
@@ -52,6 +59,12 @@ class Owner(Protocol):
 
 class Sink(Protocol):
     """Who has handed a process jobs. Called on the loop, in whatever context."""
+
+    def take(self, first: wire.Frame, others: Iterator[wire.Frame]) -> wire.Frame | None:
+        """Take this result, and of the others as many as there are results for it. Each counts in `process.done`.
+
+        What is no result, and was taken out of the others, is given back.
+        """
 
     def came(self, kind: int, number: int, began: float, ended: float, payload: wire.Buffer) -> None:
         """This came of the job of that number: see `runcrew.backends.processes.wire`."""
@@ -168,16 +181,16 @@ class Process:
     ) -> tuple[Any, ...]:
         """What stands for a job in `hand`: its number, and that of its run; and where they are not the usual ones, the
         attempt, when the run is due, and when the attempt's time is up. Raises NotPicklable."""
-        given: tuple[Any, ...] = args
+        known, given = -1, args
         if type(fn) is _PLAIN_FUNCTION:
             known = self._functions.get(fn, -1)
             if known < 0:
                 known = self._tell_function(fn)
         else:  # it may change, and is sent each time
-            known, given = -1, (fn, args)
+            given = (fn, args)
         buffers: list[pickle.PickleBuffer] = []
         try:
-            data = pickle.dumps(given, 5, buffer_callback=buffers.append)
+            data = _dumps(given, 5, buffer_callback=buffers.append)
             if not buffers and len(data) <= wire.CHUNK:
                 return (number, known, data, run, *more) if more else (number, known, data, run)
             kind, pieces = wire.dumps(given)
@@ -300,18 +313,19 @@ class Process:
 
     def _tell(self, frames: Iterator[wire.Frame]) -> bool:
         """Hand these on. False: one could not be; the others are not to be lost by that."""
-        flight = self._flight
         try:
-            for kind, number, began, ended, payload in frames:
-                if not wire.NOTHING <= kind & _KIND <= wire.UNFIT:
-                    self._hear_else(kind & _KIND, number, payload)
+            for frame in frames:
+                if not is_result(frame[0]):
+                    self._hear_else(frame[0] & _KIND, frame[1], frame[4])
                     continue
-                if flight is not None:
-                    flight.given(-1)
-                self.done += 1
-                sink = self.sink
-                if sink is not None:
-                    sink.came(kind, number, began, ended, payload)
+                if self._flight is not None:
+                    self._flight.given(-1)
+                if self.sink is None:
+                    self.done += 1
+                    continue
+                other = self.sink.take(frame, frames if self._flight is None else iter(()))
+                if other is not None:
+                    self._hear_else(other[0] & _KIND, other[1], other[4])
         except Exception:
             _log.exception("%r: what has come back could not be handed on", self)
             self.kill("what had come back from it could not be handed on")
