@@ -17,6 +17,8 @@ from runcrew.testing.run import run_virtual
 
 #: Real seconds that anything may take before a test says that it does not come.
 PATIENCE: Final = 30.0
+#: Real seconds that what is left of a test has for its end.
+LAST: Final = 2.0
 #: Units of time that never pass.
 LONG: Final = 1000.0
 
@@ -122,6 +124,21 @@ class Ended(NamedTuple):
     took: float
 
 
+def _run_in_real_time(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """As `asyncio.run`, which waits for ever where a backend does not let go of a run that has been cancelled."""
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        if left := asyncio.all_tasks(loop):
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(left, timeout=LAST))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
 class Harness:
     """What a backend is, and what may be asked of it. `BackendContract` tells of each attribute."""
 
@@ -153,16 +170,18 @@ class Harness:
         if self.virtual:
             run_virtual(main, patience=PATIENCE)
         else:
-            asyncio.run(main())
+            _run_in_real_time(main)
 
     async def _closing(self, test: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._made = []
+        limit = asyncio.timeout(None if self.virtual else PATIENCE)
         try:
-            if self.virtual:
+            async with limit:
                 await test()
-            else:
-                async with asyncio.timeout(PATIENCE):
-                    await test()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise AssertionError(f"the test was not over within {PATIENCE:g} s: something never ends") from error
         finally:
             for backend in self._made:
                 await self.close(backend)
