@@ -10,6 +10,7 @@ from runcrew import clock
 from runcrew.abc import Backend as BackendContract
 from runcrew.abc import Middleware, Service
 from runcrew.backends import LoopGuard, choose, services, shared
+from runcrew.backends.processes import shed
 from runcrew.durations import Duration, optional
 from runcrew.errors import ConfigError
 from runcrew.events import LoopBlocked
@@ -435,6 +436,8 @@ class Crew(Supervisor):
         super()._end_life()
         for pool in (services(), shared()):
             pool.shed()  # idle threads would leave by themselves, but nothing is to be alive after the end
+        if self._loop is not None:
+            shed(self._loop)  # the same for what makes processes
 
     def _loop_blocked(self, job: str, seconds: float, stack: str) -> None:
         # Called on the guard's own thread: the loop is what is blocked.
