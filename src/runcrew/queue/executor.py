@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from runcrew.backends.calls import running_loop
+from runcrew.backends.sent import InitializerFailed, Plainly, Prepared, do_chunk
 from runcrew.errors import ConfigError, QueueFull, RunInterrupted, WouldDeadlock
 from runcrew.job import Status
 from runcrew.lifecycle.inside import is_inside
@@ -28,9 +29,6 @@ from runcrew.queue.executor_future import (
     AwayTicket,
     ExecutorFuture,
     FutureTicket,
-    InitializerFailed,
-    Plainly,
-    Prepared,
     is_plain,
     never,
     settle,
@@ -133,7 +131,7 @@ class QueueExecutor(Executor):
         if chunksize == 1 or self._desk.setup.processes is None:
             return super().map(fn, *iterables, timeout=timeout, **options)
         chunks = _chunks(zip(*iterables, strict=False), chunksize)
-        return _joined(super().map(partial(_do_chunk, fn), chunks, timeout=timeout, **options))
+        return _joined(super().map(partial(do_chunk, fn), chunks, timeout=timeout, **options))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take nothing more; the queue goes on. Waits until all that was submitted here has ended, unless told not to.
@@ -353,11 +351,6 @@ class QueueExecutor(Executor):
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:
     while chunk := tuple(itertools.islice(items, size)):
         yield chunk
-
-
-def _do_chunk(fn: Callable[..., T], chunk: tuple[Any, ...]) -> list[T]:
-    """In a process."""
-    return [fn(*args) for args in chunk]
 
 
 def _joined(chunks: Any) -> Iterator[Any]:
