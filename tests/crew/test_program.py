@@ -29,6 +29,7 @@ def in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Things that would not stop have little time here, and do not end the process of the tests."""
     monkeypatch.setattr(lifecycle, "GRACE", 0.05)
     monkeypatch.setattr(program, "GRACE", 0.05)
+    monkeypatch.setattr("runcrew.lifecycle.closing.PATIENCE", 0.05)
     monkeypatch.setattr("runcrew.supervise.supervisor.GRACE", 0.05)
     monkeypatch.setattr(program, "_exit_in_any_case", lambda: None)
 
