@@ -101,8 +101,8 @@ def prints(path: Path) -> Iterator[str]:
 
 
 def configured_logging(path: Path) -> Iterator[str]:
-    """Logging set up by anything but the command line: that is the application's."""
-    if "cli" in path.parts:
+    """Logging set up by anything but the command line: that is the application's. (And in processes of our own.)"""
+    if "cli" in path.parts or path.parts[-2:] == ("processes", "logs.py"):
         return
     for node in nodes(path):
         last = dotted(node.func).split(".")[-1] if isinstance(node, ast.Call) else ""

@@ -34,7 +34,7 @@ class ProcessLine(Line):
     Jobs are done, and come back, in the order in which they stand here.
     """
 
-    __slots__ = ("_anchor", "_processes", "_timers", "process", "since")
+    __slots__ = ("_anchor", "_processes", "_timers", "held", "process", "since")
 
     def __init__(self, processes: InProcesses, worker: Worker, process: Process) -> None:
         super().__init__(processes, worker)
@@ -45,6 +45,8 @@ class ProcessLine(Line):
         self.since = 0.0
         #: What kills the process where a run does not end although it was asked to.
         self._timers: dict[Ticket[Any], asyncio.TimerHandle] = {}
+        #: Whether nothing is to be handed over just now.
+        self.held = False
         process.sink = self
 
     def where(self) -> str:
@@ -76,11 +78,11 @@ class ProcessLine(Line):
 
     def remove(self, ticket: Ticket[Any]) -> int:
         """This one is in the line no more. The number of its run."""
-        _, run = self.handed.pop(ticket)
+        numbers: tuple[int, int] = self.handed.pop(ticket)
         timer = self._timers.pop(ticket, None)
         if timer is not None:
             timer.cancel()
-        return run
+        return numbers[1]
 
     def kill_later(self, ticket: Ticket[Any], timer: asyncio.TimerHandle) -> None:
         """This kills the process, unless the run ends before."""
@@ -175,6 +177,8 @@ class InProcesses(Ahead):
         wrong: list[tuple[Ticket[Any], BaseException]] = []
         given, tells = line.handed, desk.books.tells
         for ticket in tickets:
+            ticket._worker = worker  # first: one that was cancelled may become another job by that
+            ticket._started = None
             more = ticket._more
             number = process.given = process.given + 1
             run = (more is not None and more.number) or new_number()
@@ -191,8 +195,6 @@ class InProcesses(Ahead):
                 wrong.append((ticket, error))
                 continue
             given[ticket] = number, run
-            ticket._worker = worker
-            ticket._started = None
             if tells and ticket is not first:
                 desk.books.tell_begin(ticket, worker.number)
         if requests:
@@ -237,13 +239,15 @@ class InProcesses(Ahead):
         begun: bool | None = number not in numbers
         if begun:
             # Now that nothing else begins: it may have ended, and nobody has looked. If not, it is the one under way.
+            line.held = True
             self.desk.context.copy().run(line.process.read)
+            line.held = False
             begun = True if line.of(number) is ticket else None
         else:
             numbers.remove(number)
             line.remove(ticket)
-        # Some of them may have been wanted by others meanwhile.
-        numbers = [number for number in numbers if line.of(number) is not None]
+        # Some of them may have been wanted by others meanwhile; and they have to be in order.
+        numbers = sorted(number for number in [*numbers, *line.process.take_back()] if line.of(number) is not None)
         if numbers:
             line.process.give(numbers)
         return begun
@@ -297,7 +301,9 @@ class InProcesses(Ahead):
         """Where there is more to do, hand it over here and now, and not in the next round of the loop: the process may
         be waiting for it. Whether that was done."""
         desk, worker = self.desk, line.worker
-        if not line.handed or worker.state is not BUSY or worker.group is not desk.group or not desk.may_hand_out:
+        if not line.handed or worker.state is not BUSY or worker.group is not desk.group:
+            return False
+        if line.held or not desk.may_hand_out:
             return False
         levels = desk.levels
         if levels.owes or (first := levels.first()) is None or not first._plain:

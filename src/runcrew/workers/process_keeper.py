@@ -170,7 +170,7 @@ class _Owner:
         worker, group = self._worker, self._group
         said = f"its process has come to use {used / 1e6:.0f} MB"
         _log.info("%s: worker %d is replaced: %s", group.name, worker.number, said, extra={"service": group.home.name})
-        if self._process.done == 0:
+        if self._process.done <= 1:
             _log.warning(
                 "%s: max_megabytes is less than what a new process uses, so that each does one run only: %s",
                 group.name, said, extra={"service": group.home.name},

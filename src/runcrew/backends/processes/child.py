@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from runcrew import clock
 from runcrew.backends.guarded import gave_awaitable, is_awaitable
-from runcrew.backends.processes import wire
+from runcrew.backends.processes import logs, wire
 from runcrew.backends.processes.child_run import Doing, call
 from runcrew.errors import brief
 from runcrew.job import Job
@@ -63,7 +63,7 @@ class Recipe(Protocol):
 class Setup:
     """What a child is told first."""
 
-    __slots__ = ("job", "limit", "prefix", "recipe", "service", "tries")
+    __slots__ = ("job", "levels", "limit", "prefix", "recipe", "service", "tries")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Setup:
         job: str | None,
         prefix: str,
         limit: int | None,
+        levels: dict[str, int],
     ) -> None:
         self.recipe = recipe
         #: Whether the resource is tried before each run.
@@ -84,6 +85,8 @@ class Setup:
         self.prefix = prefix
         #: How many bytes of memory it may use.
         self.limit = limit
+        #: See `runcrew.backends.processes.logs`.
+        self.levels = levels
 
 
 class Child:
@@ -132,6 +135,7 @@ class Child:
         try:
             if isinstance(self._setup, _Broken):
                 raise wire.not_picklable("what makes its resource", self._setup.error)
+            logs.forward(self._tell_log, self._setup.levels)
             if self._setup.recipe is not None:
                 self._context = copy_context()
                 self._opened = self._context.run(self._setup.recipe.open_plain)
@@ -339,6 +343,9 @@ class Child:
     def tell_ready(self, number: int) -> None:
         """What the job under way serves is up."""
         self._say(wire.frame(wire.SERVES, number))
+
+    def _tell_log(self, record: bytes) -> None:
+        self._say(wire.frame(wire.LOGGED, 0, [record]))
 
     @property
     def setup(self) -> Setup:

@@ -13,7 +13,7 @@ from contextvars import Context, copy_context
 from typing import Any, Final, Protocol
 
 from runcrew.backends.calls import running_loop
-from runcrew.backends.processes import wire
+from runcrew.backends.processes import logs, wire
 from runcrew.backends.processes.server import ForkServer
 from runcrew.backends.processes.travel import blamed, error_of, signal_name
 from runcrew.errors import ProcessDied
@@ -338,6 +338,8 @@ class Process:
         if what == wire.PROGRESS or what == wire.SERVES:
             if sink is not None:
                 sink.came(what, number, 0.0, 0.0, payload)
+        elif what == wire.LOGGED:
+            logs.heard(self.name, bytes(payload))
         elif what == wire.READY:
             self._opened()
             owner.ready()
@@ -383,7 +385,7 @@ class Process:
         """See Launched."""
         left = self.take_back()
         self._context.run(self._read_the_rest)
-        self._left = left
+        self._left = left + self.take_back()  # what was read may have made somebody hand it more
         self._over()
         well = self._closed and exitcode == 0
         self._context.run(self._owner.died, None if well else ProcessDied(self._how(exitcode), self.pid, exitcode))

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from runcrew.backends.processes import wire
+from runcrew.backends.processes import logs, wire
 from runcrew.backends.processes.child import Setup
 from runcrew.clock import Clock
 from runcrew.errors import NotPicklable, RemoteTraceback
@@ -19,7 +19,7 @@ def setup_of(
 ) -> bytes:
     """What a process is told first, pickled: see `runcrew.backends.processes.child.Setup`. Raises NotPicklable."""
     try:
-        return pickle.dumps(Setup(recipe, tries, service, job, run_prefix(), limit), 5)
+        return pickle.dumps(Setup(recipe, tries, service, job, run_prefix(), limit, logs.levels()), 5)
     except BaseException as error:
         raise wire.not_picklable("what makes the resource", error) from error
 
