@@ -78,6 +78,31 @@ def test_the_readme_crew_does_what_it_says(capsys: pytest.CaptureFixture[str]) -
     assert "Ada\nsucceeded\n" == capsys.readouterr().out
 
 
+#: What a program does with what docs/processes.md shows.
+USE = """
+async def use():
+    async with labels, careful:
+        print(await labels.run(label, "cat"), await careful.run(crawl, ["a page"] * 3))
+
+if __name__ == "__main__":
+    asyncio.run(use())
+"""
+
+
+@pytest.mark.realtime
+def test_what_is_shown_of_processes_is_a_program(tmp_path: Path) -> None:
+    """The blocks of the page, one after the other in one file, run as a program whose jobs its processes find."""
+    text = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "program.py").write_text("\n\n".join([*shown, USE]), encoding="utf-8")
+    command = [sys.executable, "-W", "error", "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (0, "") == (done.returncode, done.stderr)
+    *keys, used = done.stdout.splitlines()
+    assert [64] * 4 == [len(key) for key in keys]
+    assert "CAT 3" == used
+
+
 @pytest.mark.realtime
 def test_the_readme_crew_passes_the_check(tmp_path: Path) -> None:
     """`runcrew check orders.py:crew` prints the tree of the smallest example and runs nothing of it."""
