@@ -31,7 +31,8 @@ class BackendContract(Values, Endings, Sight, Deaths):
     unit: in real time, the seconds of one unit of time of the tests; default 0.05.
     same_objects: whether values, arguments and errors are the very objects; default True. False: pickled copies.
     context: whether context variables reach the job; default True.
-    reports: whether `progress()` and `ready()` of the job reach its service while it runs; default True.
+    reports: whether what the job says by `progress()`, `ready()` and `log` reaches the program while it runs; default
+        True.
     kills: whether it ends a job that does not listen; default False. The backend has to say the same by an
         attribute of that name.
     own_process: whether the death of a job's process is told as ProcessDied; default False.

@@ -84,6 +84,15 @@ class Sight(Harness):
         assert [(0, 3), (1, 3), (2, 3)] == seen
         await service.wait()
 
+    @part(reports=True)
+    async def test_what_it_logs_can_be_read(self, form: Form, caplog: Any) -> None:
+        """Once, where the program reads its log, with the fields of the run."""
+        run = Run(self.job(form, jobs.logs, "mine"))
+        await asyncio.ensure_future(self.backend().handle(run))
+        said = [record for record in caplog.records if record.name == "runcrew.job"]
+        assert ["3 apples"] == [record.getMessage() for record in said]
+        assert [(run.id, "mine", 1)] == [(record.run, record.job, record.attempt) for record in said]
+
     @part(sleeps=True, reports=True)
     async def test_a_job_says_when_it_is_ready(self, form: Form, tmp_path: Path) -> None:
         """start() returns then, and not before."""

@@ -274,6 +274,12 @@ def progresses(span: float) -> Steps:
         yield span
 
 
+def logs() -> Steps:
+    """Says something to the log."""
+    yield from ()
+    current_run().log.warning("%d apples", 3)
+
+
 def becomes_ready(notes: Notes, before: float, after: float) -> Steps:
     """Takes time until it is ready."""
     yield before
