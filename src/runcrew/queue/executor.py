@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures._base import CANCELLED, FINISHED, PENDING
-from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -321,6 +320,8 @@ class QueueExecutor(Executor):
 
     def _broken_error(self) -> RuntimeError:
         if self._desk.setup.processes is None:
+            from concurrent.futures.thread import BrokenThreadPool
+
             return BrokenThreadPool(self._broken)
         from concurrent.futures.process import BrokenProcessPool
 
