@@ -35,7 +35,7 @@ def test_it_ends_by_itself_after_its_time(start: Start, tmp_path: Path) -> None:
     """With --for it ends by itself, with 0 and a report."""
     demo = start("demo", "--for", "1s")
     assert 0 == demo.end(), demo.said
-    assert [] == [pid for pid in demo.servers() if not demo.is_gone(pid)]
+    assert [] == [pid for pid in (*demo.servers(), *demo.hashers()) if not demo.is_gone(pid)]
     assert "watch stops: timer ended" in demo.said
     assert "watch stopped in" in demo.said
     assert "0 would not stop" in demo.said
@@ -197,6 +197,21 @@ def test_one_who_hashes_is_killed_by_somebody(start: Start) -> None:
     is_gone(demo)
     assert "0 would not stop" in demo.said
     assert "ProcessDied:" not in "\n".join(line for line in demo.err if "attempt" in line)
+
+
+def test_who_makes_the_processes_is_killed_by_somebody(start: Start) -> None:
+    """Where the fork server is killed all who hash die with it, and another one makes others."""
+    demo = start("demo", "--no-chaos")
+    demo.wait_for(RESULT)
+    before = demo.descendants()
+    (server,) = [pid for pid in demo.children() if pid not in demo.servers()]
+    assert demo.hashers()[0] not in demo.children()
+    os.kill(server, signal.SIGKILL)
+    demo.wait_for(rf"by process (?!{'|'.join(map(str, before))})\d+\b")
+    demo.signal()
+    assert 0 == demo.end(), demo.said
+    is_gone(demo)
+    assert [] == [pid for pid in before if not demo.is_gone(pid)]
 
 
 def test_a_server_killed_by_somebody_is_restarted(start: Start) -> None:
