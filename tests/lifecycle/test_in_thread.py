@@ -397,6 +397,29 @@ def test_futures_are_the_standard_ones() -> None:
     assert list(range(20)) == sorted(heard)
 
 
+def test_a_callback_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a done callback raises is logged, the next one is called, and the loop goes on."""
+    heard: list[int] = []
+
+    def leave(_: object) -> None:
+        raise SystemExit(3)
+
+    async def slow() -> int:
+        await asyncio.sleep(0.05)
+        return 3
+
+    service = forever()
+    with service.in_thread() as live:
+        future = live.start(slow)
+        future.add_done_callback(leave)
+        future.add_done_callback(lambda done: heard.append(done.result()))
+        assert 3 == future.result(10)
+        assert 1 == live.call(give, 1)
+        assert "running" == service.state
+    assert [3] == heard
+    assert "SystemExit" in caplog.text
+
+
 def test_waiting_on_the_loop_itself_is_refused() -> None:
     """On the service's own loop neither `call` nor the result of a future is waited for: that would be for ever."""
     with forever().in_thread() as live:

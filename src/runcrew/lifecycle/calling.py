@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 from collections.abc import Awaitable, Coroutine
 from concurrent import futures
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from runcrew import clock
 from runcrew.backends.calls import name_of
 from runcrew.durations import text
-from runcrew.errors import ConfigError, RunTimeout, ServiceStopped
+from runcrew.errors import ConfigError, RunTimeout, ServiceStopped, brief
 from runcrew.lifecycle.tasks import spawn
 
 if TYPE_CHECKING:
     from runcrew.lifecycle.portal import Portal
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("runcrew")
 
 #: How long a call that was cancelled may take to end before nobody waits for it any more, in seconds.
 HEED: Final = 1.0
@@ -58,6 +61,14 @@ class LoopFuture(futures.Future[T]):
         """The error, as of `concurrent.futures.Future`. Raises WouldDeadlock on the loop that is to bring it."""
         self._check_place()
         return super().exception(timeout)
+
+    def _invoke_callbacks(self) -> None:
+        """As of the standard; but whatever a callback raises, it does not end the loop on which it is called."""
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                callback(self)
+            except BaseException as error:
+                _log.error("a callback of %r failed: %s", self, brief(error), exc_info=error)
 
     def _check_place(self) -> None:
         if not self.done():
