@@ -27,7 +27,7 @@ import runcrew as rc
 from runcrew import clock
 
 WORKERS, CORES = 2, 2
-BULK, FEW, ONE_BY_ONE, MILLISECONDS = 4_000, 1_000, 300, 1_000
+BULK, FEW, ONE_BY_ONE, MILLISECONDS = 10_000, 1_000, 300, 1_000
 
 FLOOR, CHUNKS = "floor: forked workers, 1 job a message", "floor: forked workers, 50 jobs a message"
 OURS, SUBMIT, MANY = "runcrew submit_nowait", "runcrew await submit", "runcrew submit_many"
