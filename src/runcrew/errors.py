@@ -153,6 +153,11 @@ class RemoteTraceback(Exception):
         return f"\n\n{self.text}"
 
 
+def came_from_elsewhere(error: BaseException | None) -> bool:
+    """Whether this was raised in another process."""
+    return error is not None and isinstance(error.__cause__, RemoteTraceback)
+
+
 class NoRetry(RuncrewError):
     """Marks an error as final: no retry rule ever matches it.
 

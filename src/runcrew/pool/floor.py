@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from runcrew import clock
 from runcrew.backends import AbandonedCall, NoThread
-from runcrew.errors import ConfigError, JobCrashed, StopTree, brief
+from runcrew.errors import ConfigError, JobCrashed, StopTree, brief, came_from_elsewhere
 from runcrew.events import OpeningFailed, Stalled, WorkerGone, WorkerOpened
 from runcrew.job import Outcome, Run, Status
 from runcrew.lifecycle.tasks import MOMENT
@@ -241,7 +241,7 @@ class Floor:
         """What a failure means for the worker, and for the pool."""
         error, setup = outcome.error, self.setup
         is_cut = outcome.status is Status.INTERRUPTED
-        if is_kind(error, KeyboardInterrupt):
+        if is_kind(error, KeyboardInterrupt) and not came_from_elsewhere(error):
             # Whoever sits at the keyboard does not mean this job.
             self.home.fail(JobCrashed(f"{cycle.job.name} was interrupted from the keyboard"), error)
         elif error is not None and is_kind(error, Exception) and not self._is_healthy(error):

@@ -40,6 +40,9 @@ class Asked(NamedTuple):
     requeues: int
     most_requeues: int
     requeue_backoff: Backoff
+    #: How often its process has died in it; and how often that may be before it is given up.
+    deaths: int = 0
+    most_deaths: int = 1
 
 
 def after_attempt(
@@ -61,6 +64,9 @@ def after_attempt(
         return End("")
     if final:
         return End("it was asked to end" if asked.rules or faulty else "")
+    if asked.deaths >= max(1, asked.most_deaths):
+        more = asked.rules or faulty
+        return End(f"given up: its process has died {asked.deaths} time(s) in it (max_deaths)" if more else "")
     if asked.at_most_once:
         return End("at most once: it is not put back" if faulty else "")
     if faulty:

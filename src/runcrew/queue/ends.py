@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from runcrew.durations import text
-from runcrew.errors import JobCrashed, RunTimeout, brief
+from runcrew.errors import JobCrashed, RunTimeout, brief, came_from_elsewhere
 from runcrew.job import HISTORY, Attempt, Outcome, Status
 from runcrew.policies.guard import guarded
 from runcrew.queue.decide import Again, Asked, End, after_attempt
@@ -124,7 +124,7 @@ class Ends:
         if ticket._status is None:
             faulty = isinstance(error, Exception) and self._is_faulty(worker, error)
             self.next_after(ticket, status, error, reason, faulty=faulty)
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and not came_from_elsewhere(error):
             # Whoever sits at the keyboard does not mean this job.
             self._desk.home.fail(JobCrashed(f"{ticket.name} was interrupted from the keyboard"), error)
 
@@ -153,7 +153,7 @@ class Ends:
         setup = desk.setup
         asked = Asked(
             more.at_most_once, more.rules, more.spent, more.requeues, 0 if more.past_queue else setup.requeue,
-            setup.requeue_backoff,
+            setup.requeue_backoff, more.deaths, setup.max_deaths,
         )  # fmt: skip
         final = more.why is not None or more.final
         decided = after_attempt(asked, status, error, faulty=faulty, final=final, now=now, due=more.due)

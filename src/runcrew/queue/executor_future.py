@@ -12,7 +12,7 @@ import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, FINISHED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED, FINISHED, LOGGER, PENDING, RUNNING
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -92,6 +92,14 @@ class ExecutorFuture(Future[T]):
         if timeout is None and not self.done():
             self._executor.check_wait("the end of a future")
         return super().exception(timeout)
+
+    def _invoke_callbacks(self) -> None:
+        """As of the standard; but whatever a callback raises, it is not for the one who has done the job."""
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except BaseException:
+                LOGGER.exception("exception calling callback for %r", self)
 
     # --- for the executor -----------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from runcrew.backends.processes.process import is_result
 from runcrew.errors import NotPicklable, ProcessDied
 from runcrew.job import Status, new_number
 from runcrew.queue.ahead import AHEAD, MOST, Ahead, Line
-from runcrew.queue.ticket import More, Ticket
+from runcrew.queue.ticket import Ticket
 from runcrew.workers import BUSY, Unfit, Worker
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class ProcessLine(Line):
         ticket = self.of(number)
         if ticket is None:
             return  # whatever it says comes too late
-        if kind == wire.PROGRESS or kind == wire.SERVES:
+        if not is_result(kind):
             if kind == wire.PROGRESS:
                 report_progress(ticket.as_run(), payload)
             return
@@ -355,17 +355,8 @@ class InProcesses(Ahead):
         elif more.cut is not None:
             ends.next_after(ticket, Status.TIMED_OUT, ends.timeout_error(ticket, more.cut), more.cut)
         else:
-            reason = self._count_death(ticket, more)
-            ends.settle_failed(ticket, worker, Status.FAILED, error or ProcessDied("its process has ended"), reason)
-
-    def _count_death(self, ticket: Ticket[Any], more: More) -> str:
-        """Its process has died. What is to be said, where that has happened too often."""
-        more.deaths += 1
-        most = self.desk.setup.max_deaths
-        if more.deaths < most:
-            return ""
-        more.final = True
-        return f"its process died {more.deaths} time(s), and it is given up (max_deaths)" if most > 1 else ""
+            more.deaths += 1
+            ends.settle_failed(ticket, worker, Status.FAILED, error or ProcessDied("its process has ended"))
 
     def lost(self, line: Any, said: str) -> None:
         """See Ahead."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from runcrew.abc import Service
 from runcrew.durations import text
-from runcrew.errors import Done, JobCrashed, ServiceStopped, ServiceStopping, StopTree, brief
+from runcrew.errors import Done, JobCrashed, ServiceStopped, ServiceStopping, StopTree, brief, came_from_elsewhere
 from runcrew.lifecycle import BaseService, Latch, State, StopReport, Stuck
 from runcrew.lifecycle.service import GRACE
 from runcrew.lifecycle.tasks import task_stack
@@ -155,7 +155,8 @@ class Child:
         if isinstance(error, StopTree):
             return End.STOP_TREE
         self.error = self.as_exception(error)
-        keyboard = isinstance(self.error, JobCrashed) and isinstance(self.error.__cause__, KeyboardInterrupt)
+        cause = self.error.__cause__ if isinstance(self.error, JobCrashed) else None
+        keyboard = isinstance(cause, KeyboardInterrupt) and not came_from_elsewhere(cause)
         return End.INTERRUPT if keyboard or self._stops_tree() else End.FAILED
 
     @property

@@ -126,6 +126,9 @@ class Attempt:
         if what == wire.SERVES:
             run.ready()
             return
+        if what == wire.IDLE:
+            self._hear_idle(began > 0)
+            return
         at = self._now() if self._anchor is None else ended + self._anchor
         try:
             if what == wire.UNFIT:
@@ -139,6 +142,16 @@ class Attempt:
         except NotPicklable as error:
             outcome = run.finished(Status.FAILED, at, error=error)
         self.ended(outcome)
+
+    def _hear_idle(self, waits: bool) -> None:
+        run = self._run
+        if run.on_idle is None:
+            return
+        try:
+            run.on_idle(waits)
+        except asyncio.CancelledError as error:  # it is not to wait now: it is to end
+            run.ask_to_end(Status.INTERRUPTED, str(error))
+            self._cut()
 
     def ended(self, outcome: Outcome[Any]) -> None:
         """This came of it."""

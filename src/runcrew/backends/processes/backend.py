@@ -28,7 +28,8 @@ class Processes:
     itself when its time is up is killed; one that was asked to end half a second later.
 
     A Queue or Pool has one process for each worker, which holds that worker's resource. Elsewhere (`OneShot`,
-    `Interval`, `rc.policy`) each attempt has a process of its own, and the first three do not come into it.
+    `Interval`) each attempt has a process of its own, and the first three do not come into it. What is logged there is
+    handled here, unless the main module sets up logging when it is loaded.
 
     Raises ConfigError for bad values, and where the system cannot do it (it takes `fork` and `waitid`: Linux).
     """

@@ -340,6 +340,10 @@ class Child:
         """How far the job under way has come."""
         self._say(wire.frame(wire.PROGRESS, number, [pickle.dumps((done, total), 5)]))
 
+    def tell_idle(self, number: int, waits: bool) -> None:
+        """The job under way waits for something to do, or goes on."""
+        self._say(wire.frame(wire.IDLE, number, (), float(waits)))
+
     def tell_ready(self, number: int) -> None:
         """What the job under way serves is up."""
         self._say(wire.frame(wire.SERVES, number))

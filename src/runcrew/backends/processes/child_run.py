@@ -52,6 +52,7 @@ class ChildRun(Run):
         self._child, self._doing = child, doing
         self.service = child.setup.service
         self.in_thread = True
+        self.on_idle = self._tell_idle
         self.told = doing.told
 
     @property
@@ -85,6 +86,10 @@ class ChildRun(Run):
         """See Run."""
         super().progress(done, total)
         self._child.tell_progress(self._doing.number, done, total)
+
+    def _tell_idle(self, waits: bool) -> None:
+        if self._child.now is self._doing:
+            self._child.tell_idle(self._doing.number, waits)
 
     def ready(self) -> None:
         """See Run."""

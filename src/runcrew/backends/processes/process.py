@@ -23,6 +23,8 @@ _log: Final = logging.getLogger("runcrew")
 #: How long a process may stand still that somebody has stopped (SIGSTOP), in seconds.
 STANDSTILL: Final = 1.0
 
+#: What a job says while it is under way.
+_REMARKS: Final = (wire.PROGRESS, wire.SERVES, wire.IDLE)
 _KIND: Final = ~(wire.BUFFERS | wire.LOOKED)
 
 
@@ -307,16 +309,22 @@ class Process:
             self.kill(f"what it wrote made no sense ({error})")
             self._frames = wire.Frames()
             return
-        rest = iter(frames)
-        while not self._tell(rest):
-            pass
+        self._hand_on(iter(frames))
+
+    def _hand_on(self, frames: Iterator[wire.Frame]) -> None:
+        try:
+            while not self._tell(frames):
+                pass
+        except BaseException:  # on its way out of the loop, which may be run again: the rest is for then
+            self._loop.call_soon(self._hand_on, frames)
+            raise
 
     def _tell(self, frames: Iterator[wire.Frame]) -> bool:
         """Hand these on. False: one could not be; the others are not to be lost by that."""
         try:
             for frame in frames:
                 if not is_result(frame[0]):
-                    self._hear_else(frame[0] & _KIND, frame[1], frame[4])
+                    self._hear_else(frame[0] & _KIND, frame[1], frame[2], frame[4])
                     continue
                 if self._flight is not None:
                     self._flight.given(-1)
@@ -325,19 +333,19 @@ class Process:
                     continue
                 other = self.sink.take(frame, frames if self._flight is None else iter(()))
                 if other is not None:
-                    self._hear_else(other[0] & _KIND, other[1], other[4])
+                    self._hear_else(other[0] & _KIND, other[1], other[2], other[4])
         except Exception:
             _log.exception("%r: what has come back could not be handed on", self)
             self.kill("what had come back from it could not be handed on")
             return False
         return True
 
-    def _hear_else(self, what: int, number: int, payload: wire.Buffer) -> None:
+    def _hear_else(self, what: int, number: int, began: float, payload: wire.Buffer) -> None:
         """What is no end of a job."""
         owner, sink = self._owner, self.sink
-        if what == wire.PROGRESS or what == wire.SERVES:
+        if what in _REMARKS:
             if sink is not None:
-                sink.came(what, number, 0.0, 0.0, payload)
+                sink.came(what, number, began, 0.0, payload)
         elif what == wire.LOGGED:
             logs.heard(self.name, bytes(payload))
         elif what == wire.READY:

@@ -47,6 +47,7 @@ ERROR: Final = 20  # (pickled error or None, its text, its traceback as text)
 UNFIT: Final = 21  # the resource did not pass its check; as ERROR
 PROGRESS: Final = 22
 SERVES: Final = 25  # the job says that what it serves is up
+IDLE: Final = 27  # the job waits for something to do (began is 1), or goes on
 LOGGED: Final = 26  # what is in it was logged
 FULL: Final = 23  # it has come to use too much memory, and begins nothing more
 CLOSED: Final = 24  # the resource was taken down; as ERROR, or without a payload
