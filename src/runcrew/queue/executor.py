@@ -28,6 +28,7 @@ from runcrew.queue.executor_future import (
     AwayTicket,
     ExecutorFuture,
     FutureTicket,
+    fail,
     is_plain,
     never,
     settle,
@@ -299,7 +300,7 @@ class QueueExecutor(Executor):
         if future._state is CANCELLED:
             future.set_running_or_notify_cancel()
         elif error is not None and not future.done():
-            future.set_exception(error)
+            fail(future, error)
         future.forget()
         if self._watchers and not self._book:
             self._tell_watchers()
@@ -315,7 +316,7 @@ class QueueExecutor(Executor):
         for other in (future, *self._book):
             if other is future or other._state is PENDING:
                 if not other.done():
-                    other.set_exception(self._broken_error())
+                    fail(other, self._broken_error())
                 self.cancelled(other)
 
     def _broken_error(self) -> RuntimeError:

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, FINISHED, LOGGER, PENDING, RUNNING
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
@@ -147,7 +147,10 @@ class ExecutorFuture(Future[T]):
                 raise _Interrupted("the job raised KeyboardInterrupt") from error
             raise
         if executor.direct and not hasattr(type(value), "__await__"):
-            self.set_result(value)
+            try:
+                self.set_result(value)
+            except InvalidStateError:  # it was given up meanwhile, and nobody waits for it
+                pass
             return None  # the value is the future's alone: nothing else is to keep it, even for a moment
         return value
 
@@ -250,9 +253,18 @@ def settle(ticket: Ticket[Any], future: ExecutorFuture[Any]) -> None:
         if status is Status.SUCCEEDED:
             future.set_result(result)
         elif status is Status.FAILED:
-            future.set_exception(result.__cause__ if isinstance(result, _Interrupted) else result)
+            fail(future, result.__cause__ if isinstance(result, _Interrupted) else result)
         else:
-            future.set_exception(error_of(ticket))
+            fail(future, error_of(ticket))
+
+
+def fail(future: ExecutorFuture[Any], error: BaseException | None) -> None:
+    """It ends with this error; or as cancelled, where another thread does that in this very moment."""
+    try:
+        future.set_exception(error)
+    except InvalidStateError:
+        if future._state is CANCELLED:
+            future.set_running_or_notify_cancel()
 
 
 def error_of(ticket: Ticket[Any]) -> BaseException:

@@ -195,6 +195,8 @@ class _Owner:
             self._keeper.take_down(worker)
             return
         if error is not None and not self._process.killed:
+            if worker.work is None:  # otherwise a run tells of it
+                _log.warning("%s: %s", group.name, brief(error), extra={"service": group.home.name})
             # One that has done well is replaced at once; where each dies at its first job, they come at a slower pace.
             group.condemn(worker, error, "its process has died", at_once=self._process.done > 0)
         else:

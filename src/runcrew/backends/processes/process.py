@@ -131,12 +131,13 @@ class Process:
         try:
             for _ in range(4):
                 pipes += os.pipe()
+            pipes.append(os.dup(pipes[2]))
         except OSError:
             for fd in pipes:
                 os.close(fd)
             raise
-        requests, self._requests, tokens, self._tokens, self._results, results, self._bell, bell = pipes
-        self._tokens_back = os.dup(tokens)
+        requests, self._requests, tokens, self._tokens, self._results, results, self._bell, bell = pipes[:8]
+        self._tokens_back = pipes[8]
         for fd in (self._requests, tokens, self._tokens, self._results, self._bell, bell):
             os.set_blocking(fd, False)
         self._server = server

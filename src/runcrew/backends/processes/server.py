@@ -181,7 +181,7 @@ class ForkServer:
             _close(fds)
         self._unborn, self._children, self.over = {}, {}, True
         self._take_ends()
-        _servers.pop((id(self._loop), self._preload), None)
+        self._leave_register()
 
     async def _last_word(self) -> AsyncGenerator[None]:
         try:
@@ -341,10 +341,14 @@ class ForkServer:
             self._process.wait()
         self._finalizer.detach()
 
-    def _nobody_left(self) -> None:
-        self.over = True
+    def _leave_register(self) -> None:
+        """Another may be there in its place already."""
         if _servers.get((id(self._loop), self._preload)) is self:
             del _servers[id(self._loop), self._preload]
+
+    def _nobody_left(self) -> None:
+        self.over = True
+        self._leave_register()
         unborn, self._unborn = self._unborn, {}
         children, self._children = self._children, {}
         for number, child in children.items():
