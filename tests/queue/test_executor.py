@@ -335,6 +335,28 @@ def gone_in_time(seen: weakref.ref[Any]) -> bool:
     return seen() is None
 
 
+def test_a_callback_that_raises_harms_nobody() -> None:
+    """Whatever a done callback raises, the job has succeeded, the next callback is called, and the worker goes on."""
+    heard: list[int] = []
+    with executor() as ex:
+        for error in (None, KeyError("no")):
+            gate = Gate()
+
+            def job(gate: Gate = gate, error: KeyError | None = error) -> None:
+                gate()
+                if error is not None:
+                    raise error
+
+            future = ex.submit(job)
+            future.add_done_callback(lambda _: fail(SystemExit(3)))
+            future.add_done_callback(lambda _: heard.append(1))
+            gate.may_go.set()
+            concurrent.futures.wait([future], 10)
+            assert error is future.exception(0)
+            assert 2 == ex.submit(abs, -2).result(10)
+    assert [1, 1] == heard
+
+
 # --- map ------------------------------------------------------------------------------------------
 
 
@@ -624,8 +646,8 @@ def test_a_drain_does_what_was_submitted_before() -> None:
     assert list(range(2000)) == [future.result(0) for future in futures]
 
 
-def test_what_a_stop_cuts_short_says_so() -> None:
-    """Where the queue runs out of time to stop, futures that have not ended raise RunInterrupted."""
+def test_what_a_stop_cuts_short_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the queue runs out of time to stop, futures that have not ended raise RunInterrupted, and keep that."""
     gate = Gate()
     queue: rc.Queue[Any] = rc.Queue("db", maxsize=5)
     with queue.in_thread(stop_timeout=0):
@@ -634,7 +656,12 @@ def test_what_a_stop_cuts_short_says_so() -> None:
         assert gate.begun.wait(10)
     for future in (running, *others):
         assert isinstance(future.exception(0), rc.RunInterrupted)
+    caplog.clear()
+    thread = next(thread for thread in threading.enumerate() if thread.name == "runcrew-db-1")
     gate.may_go.set()
+    thread.join(10)
+    assert isinstance(running.exception(0), rc.RunInterrupted)
+    assert "" == caplog.text
     ex.shutdown()
 
 
