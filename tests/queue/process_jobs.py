@@ -447,6 +447,22 @@ def thread_that_stays() -> str:
     return run.id
 
 
+def begin(path: str, number: int, span: float, then: str = "") -> Any:
+    """Note that this attempt has begun; take a while; end as it is told to."""
+    note(path, f"{number}/{rc.current_run().attempt}")
+    if then == "deaf":
+        return sleep(20)
+    if then == "heeds":
+        return until_told()
+    if span:
+        spin(span)
+    if then == "fails":
+        raise Oops(number)
+    if then == "dies":
+        leave(3)
+    return number
+
+
 # --- what a job sees ----------------------------------------------------------------------------
 
 

@@ -49,16 +49,19 @@ def nothing_left_of_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     before = _descriptors(), _names("/dev/shm"), _names(tempfile.gettempdir())
     yield
-    after = _descriptors()
+    after = [fd for fd in _descriptors() if fd not in before[0]]
     try:
-        assert [] == gone_in_time(lambda: [command(pid) for pid in marked(mark)])
+        left = gone_in_time(lambda: [command(pid) for pid in marked(mark)])
+        assert [] == left, left
     finally:
         for pid in marked(mark):
             os.kill(pid, 9)
-    assert [] == [fd for fd in after if fd not in before[0]]
+    assert [] == after, after
     # Others are at work on this machine: what is theirs goes away, or has another name.
-    assert [] == gone_in_time(lambda: [name for name in _names("/dev/shm") if name not in before[1]])
-    assert [] == [name for name in _names(tempfile.gettempdir()) if name not in before[2] and _is_ours(name)]
+    left = gone_in_time(lambda: [name for name in _names("/dev/shm") if name not in before[1] and _is_ours(name)])
+    assert [] == left, left
+    left = [name for name in _names(tempfile.gettempdir()) if name not in before[2] and _is_ours(name)]
+    assert [] == left, left
 
 
 def marked(mark: str | None = None) -> list[int]:
@@ -90,8 +93,11 @@ def state_of(pid: int) -> str:
 
 
 def parent_of(pid: int) -> int:
-    """Who has started it, or taken it over."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """Who has started it, or taken it over; 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def command(pid: int) -> str:
