@@ -8,6 +8,7 @@ import contextvars
 import functools
 import gc
 import logging
+import os
 import threading
 import time
 import weakref
@@ -740,3 +741,33 @@ def test_it_is_described() -> None:
         ex.shutdown()
         assert "shut down" in repr(ex)
     assert "ended" in repr(ex)
+
+
+@pytest.mark.realtime
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+def test_in_a_fork_nothing_waits_for_what_stayed_behind() -> None:
+    """What is outstanding ends there, and what is submitted is refused in words; the parent goes on as before."""
+    queue = rc.Queue("its", workers=1)
+    with queue.in_thread():
+        executor = queue.executor()
+        release = threading.Event()
+        future = executor.submit(release.wait, 30)
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            said = repr(future.exception(timeout=5)) if future.done() else "it waits"
+            try:
+                executor.submit(release.wait)
+            except RuntimeError as error:
+                said += f" {error}"
+            os.write(writing, said.encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as end:
+            said = end.read()
+        os.waitpid(pid, 0)
+        release.set()
+        assert True is future.result(10)
+    assert "RunInterrupted" in said
+    assert "of which this is a fork" in said

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -91,6 +92,8 @@ class QueueExecutor(Executor):
         self._over = False
         self._broken = ""
         self._watchers: list[threading.Event] = []
+        self._forked = False
+        _all[id(self)] = self
 
     def __repr__(self) -> str:
         state = "broken" if self._broken else "ended" if self._over else "shut down" if self._shut else "open"
@@ -104,7 +107,7 @@ class QueueExecutor(Executor):
         Raises RuntimeError after `shutdown`, and where the queue takes nothing any more; a BrokenExecutor where the
         initializer has failed.
         """
-        if self._shut or self._broken or not self._desk.open:
+        if self._shut or self._broken or self._over or not self._desk.open:
             raise self._refusal()
         job: Any = partial(fn, **kwargs) if kwargs else fn
         if self._initializer is not None:
@@ -168,6 +171,11 @@ class QueueExecutor(Executor):
             return self._broken_error()
         if self._shut:
             return RuntimeError("cannot schedule new futures after shutdown")
+        if self._forked:
+            return RuntimeError(
+                f"cannot schedule new futures: the executor of {self._desk.name} lives in the process of which this is "
+                "a fork; make a queue here"
+            )
         error = RuntimeError(f"cannot schedule new futures after shutdown of {self._desk.name}, which has the workers")
         error.__cause__ = self._desk.home.refusal()
         return error
@@ -348,6 +356,28 @@ class QueueExecutor(Executor):
             self._end(future, RunInterrupted(f"{self._desk.name} has ended {said}"))
         self._backlog.clear()
         self._inbox.clear()
+
+    def left_behind(self) -> None:
+        """This is a fork of the process that it belongs to. Of the threads there, only the one that forked is here."""
+        self.lock = threading.RLock()
+        for future in list(self._book):
+            future.lock_anew(self.lock)
+        self._forked = True
+        self._posted = True  # nobody is to be woken: the loop's own pipe leads to the parent
+        self.life_over()
+
+
+#: All that there are, so that a forked child can end them.
+_all: Final[weakref.WeakValueDictionary[int, QueueExecutor]] = weakref.WeakValueDictionary()
+
+
+def _after_fork() -> None:
+    for executor in list(_all.values()):
+        executor.left_behind()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[tuple[Any, ...]]:

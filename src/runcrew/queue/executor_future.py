@@ -130,6 +130,12 @@ class ExecutorFuture(Future[T]):
             return False  # its executor is broken
         return self.set_running_or_notify_cancel()
 
+    def lock_anew(self, lock: Any) -> None:
+        """In a fork: a thread that is not there may have held what it went by."""
+        self._lock = lock
+        if self._real is not None:
+            self._real = threading.Condition()
+
     def forget(self) -> None:
         """It has ended: keep nothing of what it was made of but its name."""
         self._fn = name_of(self._fn)

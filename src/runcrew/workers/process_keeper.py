@@ -197,8 +197,10 @@ class _Owner:
         if error is not None and not self._process.killed:
             if worker.work is None:  # otherwise a run tells of it
                 _log.warning("%s: %s", group.name, brief(error), extra={"service": group.home.name})
-            # One that has done well is replaced at once; where each dies at its first job, they come at a slower pace.
-            group.condemn(worker, error, "its process has died", at_once=self._process.done > 0)
+            # Where it was at work, or has done well before, that is a matter of one run, which has spent an attempt.
+            # Where processes die that have nothing to do, others come at a slower pace.
+            at_once = self._process.done > 0 or worker.work is not None
+            group.condemn(worker, error, "its process has died", at_once=at_once)
         else:
             group.leave(worker, self._process.killed or "its process has ended")
         if sink is not None:

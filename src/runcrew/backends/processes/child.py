@@ -94,6 +94,8 @@ class Child:
 
     def __init__(self, requests: int, tokens: int, results: int, bell: int) -> None:
         self._requests, self._tokens, self._results, self._bell = requests, tokens, results, bell
+        self._wait = select.poll()
+        self._wait.register(tokens, select.POLLIN)
         #: How many results were written since the bell was rung, and when that was.
         self._unsaid = 0
         self._said = 0.0
@@ -107,7 +109,7 @@ class Child:
         self._setup: Setup | _Broken | None = None
         self._opened: Opened | None = None
         self._context = Context()
-        self._tick = clock.SYSTEM.monotonic
+        self._tick = clock.SYSTEM.ticker()
         self._looked = 0.0
         #: The job under way.
         self.now: Doing | None = None
@@ -169,9 +171,7 @@ class Child:
             except BlockingIOError:
                 if self._unsaid:
                     self._ring()
-                poll = select.poll()
-                poll.register(self._tokens, select.POLLIN)
-                poll.poll()
+                self._wait.poll()
                 continue
             if not token:
                 return None
@@ -182,9 +182,7 @@ class Child:
         jobs = self._jobs
         while number not in jobs:
             self._read()
-        for other in list(jobs):  # in the order of their numbers
-            if other >= number:
-                break
+        while (other := next(iter(jobs))) != number:  # they are in the order of their numbers
             del jobs[other]
             self._arguments.pop(other, None)
         return jobs.pop(number)
@@ -218,8 +216,10 @@ class Child:
         self.now = None
         if doing.run is not None:
             kind |= wire.LOOKED
-        pieces = wire.frame(kind, number, payload or (), began, ended)
-        if len(pieces) > 1 or len(pieces[0]) > _SMALL:
+        pieces = wire.frame(kind, number, payload, began, ended) if payload else None
+        if pieces is None:
+            self._write([wire.HEAD.pack(kind, number, began, ended, 0)])
+        elif len(pieces) > 1 or len(pieces[0]) > _SMALL:
             self._write_long(pieces)
         else:
             self._write(pieces)

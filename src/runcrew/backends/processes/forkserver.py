@@ -195,9 +195,9 @@ class _Server:
     def _be_child(self, parent: int, fds: list[int]) -> None:
         status = 1
         try:
+            _die_with_parent(parent)
             os.setpgid(0, 0)
             _forget_exits()
-            _die_with_parent(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._control.close()

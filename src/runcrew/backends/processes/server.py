@@ -424,6 +424,10 @@ def _main_module() -> dict[str, Any]:
         said["dir"] = os.getcwd()
     except OSError:  # it has been removed
         pass
+    from multiprocessing import process
+
+    # So that what belongs to `multiprocessing`, the proxies of its managers say, works in children as it does here.
+    said["authkey"] = bytes(process.current_process().authkey)
     name = getattr(getattr(main, "__spec__", None), "name", None)
     path = getattr(main, "__file__", None)
     if name is not None:
