@@ -135,7 +135,7 @@ def _names(folder: str) -> list[str]:
 
 def _is_ours(name: str) -> bool:
     """Others are at work on this machine, and make temporary files of their own."""
-    return name.startswith(("runcrew", "pymp-", "psm_", "wnsm_"))
+    return name.startswith(("runcrew", "psm_", "wnsm_"))
 
 
 def servers() -> list[int]:

@@ -138,6 +138,25 @@ async def test_a_death_at_the_moment_of_handing_over_loses_nothing(tmp_path: Pat
 
 
 @real
+async def test_what_is_read_of_a_dead_process_hands_it_nothing_more(tmp_path: Path) -> None:
+    """Results that nobody has read when it dies call for more work: that goes to another one, and is done once."""
+    path = str(tmp_path / "notes")
+    async with processes() as queue:
+        await warm(queue, 300)
+        for place in (1, 2, 3, 5, 8, 13, 20, 31, 33, 40, 63):
+            await until(lambda: at_target(queue))
+            first = [queue.submit_nowait(jobs.give, n) for n in range(place)]
+            bad = queue.submit_nowait(jobs.leave, 3)
+            others = [queue.submit_nowait(jobs.note, path, f"{place}/{n}") for n in range(100)]
+            await rounds(2)
+            time.sleep(0.03)  # noqa: ASYNC251
+            assert list(range(place)) == [await ticket for ticket in first]
+            assert [f"{place}/{n}" for n in range(100)] == [await ticket for ticket in others]
+            assert isinstance((await bad.outcome()).error, rc.ProcessDied)
+        assert 1100 == len(jobs.notes(path)) == len(set(jobs.notes(path)))
+
+
+@real
 async def test_deaths_of_idle_ones_again_and_again_come_at_a_slower_pace() -> None:
     """A process that dies before it has done anything is not replaced in a hot loop."""
     async with processes(backoff=rc.Constant("100ms")) as queue:

@@ -84,23 +84,7 @@ async def test_only_the_stuck_one_is_killed() -> None:
 
 @real
 async def test_a_timeout_does_not_kill_for_one_that_has_just_ended() -> None:
-    """A result that nobody has read yet counts: the one that has begun meanwhile is let alone."""
-    async with processes() as queue:
-        await warm(queue, 300)
-        loop = asyncio.get_running_loop()
-        first = queue.submit_nowait(jobs.sleep, 0.1, "in time", timeout=0.12)
-        second = queue.submit_nowait(jobs.sleep, 0.4, "done")
-        begun = loop.time()
-        await asyncio.sleep(0.0003)
-        # Both timers are due in one round of the loop: in the first one the process goes on to the next job.
-        loop.call_at(begun + 0.085, time.sleep, 0.1)
-        time.sleep(0.08)  # noqa: ASYNC251
-        assert ["in time", "done"] == [await first, await second]
-
-
-@real
-async def test_a_timeout_of_one_that_has_just_ended_after_it_ends_nobody_else() -> None:
-    """The same, where the result comes after the time: whatever becomes of the first, the second is let alone."""
+    """Whatever becomes of one whose time is up while what came of it is not read: the next one is let alone."""
     async with processes() as queue:
         await warm(queue, 300)
         loop = asyncio.get_running_loop()
@@ -108,8 +92,9 @@ async def test_a_timeout_of_one_that_has_just_ended_after_it_ends_nobody_else() 
         second = queue.submit_nowait(jobs.sleep, 0.4, "done")
         begun = loop.time()
         await asyncio.sleep(0.0003)
+        # Both timers are due in one round of the loop: in the first one the process goes on to the next job.
         loop.call_at(begun + 0.055, time.sleep, 0.1)
-        time.sleep(0.05)  # noqa: ASYNC251
+        time.sleep(0.07)  # noqa: ASYNC251
         await first.outcome()
         assert "done" == await second
 
@@ -220,14 +205,30 @@ async def test_cancelling_one_that_has_ended_and_is_not_read_yet_leaves_the_othe
         await warm(queue, 300)
         for _ in range(100):
             await queue.run(jobs.spin, 0.0002)
-        tickets: list[rc.Ticket[Any]] = [queue.submit_nowait(jobs.spin, 0.0002) for _ in range(300)]
-        for _ in range(10):
-            await asyncio.sleep(0)
-            time.sleep(0.0011)  # noqa: ASYNC251 - meanwhile some end, and nobody reads what came of them
-            next((ticket for ticket in tickets if not ticket.done()), tickets[-1]).cancel()
-        async with asyncio.timeout(5):
-            found = await outcomes(tickets)
-        assert 290 <= sum(outcome.ok for outcome in found)
+        for _ in range(3):
+            tickets: list[rc.Ticket[Any]] = [queue.submit_nowait(jobs.spin, 0.0002) for _ in range(100)]
+            for _ in range(30):
+                await asyncio.sleep(0)
+                time.sleep(0.0011)  # noqa: ASYNC251 - meanwhile some end, and nobody reads what came of them
+                if (ended := _ended_unread(queue)) is not None:
+                    ended.cancel()
+                    assert ended.done()
+            async with asyncio.timeout(5):
+                assert all(outcome.ok for outcome in await outcomes(tickets))
+
+
+def _ended_unread(queue: Free) -> rc.Ticket[Any] | None:
+    """One that has ended, and others are behind it; nobody here has looked."""
+    desk: Any = queue.desk
+    for worker in desk.group.roster:
+        line = worker.work
+        if line is not None and len(line.handed) > 2:
+            back = line.process.take_back()
+            line.process.give(back)
+            if len(line.handed) - len(back) >= 2:
+                found: rc.Ticket[Any] = next(iter(line.handed))
+                return found
+    return None
 
 
 @real
