@@ -438,7 +438,7 @@ def test_a_pool_of_ones_own(pool: Threads) -> None:
     [
         (asynchronous, "thread", "asynchronous is async, and a thread runs plain functions"),
         (asynchronous, ThreadBackend(), "asynchronous is async"),
-        (plain, "process", "'process' is unknown"),
+        (plain, "fork", "'fork' is unknown"),
         (plain, "threads", "'threads' is unknown"),
         (plain, 7, "7 has no method handle"),
         (plain, Own, "Own is a class: give an instance"),

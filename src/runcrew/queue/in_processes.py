@@ -8,6 +8,7 @@ under way, and a kill ends that one and no other.
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
 
 #: One more is handed over where one takes no longer than this, mostly: so that its process need not wait for us.
 _NEXT: Final = 1.5 * AHEAD
+
+
+#: Arguments of these types are pickled together with those of other jobs: nothing can go wrong with them.
+_LIGHT: Final = frozenset({int, float, bool, type(None)})
+
+
+#: Says that there is no value, or none that can be had at once.
+_NO_VALUE: Final = object()
+
+
+def _value_of(payload: wire.Buffer) -> Any:
+    try:
+        return pickle.loads(payload)  # noqa: S301 - written by our own child
+    except BaseException:  # it is told in words where there is time for that
+        return _NO_VALUE
 
 
 class ProcessLine(Line):
@@ -66,6 +82,11 @@ class ProcessLine(Line):
         """See Line."""
         return max(0, len(self.handed) - 1)
 
+    @property
+    def is_served(self) -> bool:
+        """Whether it is still this line that its process is at, and not a later one."""
+        return self.process.sink is self
+
     def of(self, number: int) -> Ticket[Any] | None:
         """The one of this number, if it is still in the line."""
         return next((ticket for ticket, (its, _) in self.handed.items() if its == number), None)
@@ -100,13 +121,16 @@ class ProcessLine(Line):
             kind, number, began, ended, payload = frame
             ticket = next(iter(line), None)
             plain = ticket is not None and ticket._more is None and line[ticket][0] == number and not timers
-            if plain and kind == wire.NOTHING and ticket is not None and anchor is not None:
+            value: Any = _NO_VALUE
+            if plain and anchor is not None:
+                value = None if kind == wire.NOTHING else _value_of(payload) if kind == wire.VALUE else _NO_VALUE
+            if value is not _NO_VALUE and ticket is not None and anchor is not None:
                 process.done += 1
                 del line[ticket]
                 self.progress = True
                 started = ticket._started = began + anchor
                 ended = self.since = ended + anchor
-                succeeded(ticket, None, started, ended)
+                succeeded(ticket, value, started, ended)
                 self._came_back(ended - started)
             elif is_result(kind):
                 process.done += 1
@@ -176,6 +200,8 @@ class InProcesses(Ahead):
         requests: list[Any] = []
         wrong: list[tuple[Ticket[Any], BaseException]] = []
         given, tells = line.handed, desk.books.tells
+        same: Any = None
+        known = -1
         for ticket in tickets:
             ticket._worker = worker  # first: one that was cancelled may become another job by that
             ticket._started = None
@@ -184,12 +210,16 @@ class InProcesses(Ahead):
             run = (more is not None and more.number) or new_number()
             try:
                 if more is None:
-                    requests.append(process.request(number, ticket._fn, ticket._args, run))
+                    fn, args = ticket._fn, ticket._args
+                    if fn is not same:
+                        same, known = fn, process.knows(fn)
+                    if known >= 0 and _LIGHT.issuperset(map(type, args)):
+                        requests.append((number, known, args, run))
+                    else:
+                        requests.append(process.request(number, fn, args, run))
                 else:
-                    limit = None if more.timeout is None else self.now() + more.timeout
-                    requests.append(
-                        process.request(number, ticket._fn, ticket._args, run, more.attempt, more.due, limit)
-                    )
+                    meta = run, more.attempt, more.due, more.timeout
+                    requests.append(process.request(number, ticket._fn, ticket._args, *meta))
                     self._limit(ticket, more, line)
             except NotPicklable as error:
                 wrong.append((ticket, error))
@@ -209,7 +239,8 @@ class InProcesses(Ahead):
 
     def take_back(self, line: Any) -> None:
         """See Ahead."""
-        self._put_back(line, line.process.take_back())
+        if line.is_served:
+            self._put_back(line, line.process.take_back())
 
     def _put_back(self, line: ProcessLine, numbers: list[int]) -> None:
         for number in reversed(numbers):
@@ -224,7 +255,7 @@ class InProcesses(Ahead):
 
     def relieve(self, line: Any) -> None:
         """See Ahead."""
-        numbers: list[int] = line.process.take_back()
+        numbers: list[int] = line.process.take_back() if line.is_served else []
         if not numbers:
             return
         if len(numbers) == len(line.handed):
@@ -243,6 +274,8 @@ class InProcesses(Ahead):
             self.desk.context.copy().run(line.process.read)
             line.held = False
             begun = True if line.of(number) is ticket else None
+            if not line.is_served:  # all of it has ended, and the process has another one by now
+                return None
         else:
             numbers.remove(number)
             line.remove(ticket)

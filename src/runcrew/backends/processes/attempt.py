@@ -52,7 +52,7 @@ class Attempt:
         self._process.sink = self
         fn: Callable[..., Any] = functools.partial(run.job.fn, **run.kwargs) if run.kwargs else run.job.fn
         try:
-            request = self._process.request(self._number, fn, run.args, run.number, run.attempt, run.due, run.limit)
+            request = self._process.request(self._number, fn, run.args, run.number, run.attempt, run.ends, None)
         except NotPicklable as error:
             self.ended(run.finished(Status.FAILED, self._now(), error=error))
         else:

@@ -13,7 +13,7 @@ import select
 import threading
 import traceback
 from contextvars import Context, copy_context
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from runcrew import clock
 from runcrew.backends.guarded import gave_awaitable, is_awaitable
@@ -101,7 +101,12 @@ class Child:
         self._said = 0.0
         self._frames = wire.Frames()
         self._reading = threading.Lock()
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()
+        #: Whether something is being written; and what came in between, from a signal handler or a finalizer.
+        self._writes = False
+        self._late: list[list[wire.Buffer]] = []
+        #: Whether this is a fork of the child that a job has made.
+        self._forked = False
         self._jobs: dict[int, tuple[Any, ...]] = {}
         self._arguments: dict[int, tuple[int, Any]] = {}
         self._functions: dict[int, Any] = {}
@@ -116,6 +121,7 @@ class Child:
 
     def live(self) -> int:
         """The whole life. What the process is to exit with."""
+        os.register_at_fork(after_in_child=self._be_forked)
         try:
             if not self._open():
                 return 0
@@ -128,6 +134,11 @@ class Child:
         except (BrokenPipeError, EOFError):  # our parent is gone
             return 0
         return 0
+
+    def _be_forked(self) -> None:
+        self._forked = True
+        for fd in (self._requests, self._tokens, self._results, self._bell):
+            os.close(fd)  # they are the parent's
 
     # --- the resource ------------------------------------------------------------------------
 
@@ -189,9 +200,9 @@ class Child:
 
     def _do(self, number: int, job: tuple[Any, ...]) -> None:
         function, data = job[1], job[2]
-        doing = self.now = Doing(self, job)
         kind, failed, payload = wire.NOTHING, wire.ERROR, None
         began = self._tick()
+        doing = self.now = Doing(self, job, began)
         try:
             fn, args = self._load(number, function, data)
             opened = self._opened
@@ -214,28 +225,31 @@ class Child:
             kind = failed if isinstance(error, Exception) else wire.ERROR
             payload = [self._failure(error, f"what {self._name(doing.fn)} raised", 3 if doing.fn is not None else 1)]
         self.now = None
+        if self._forked:
+            os._exit(0)  # a fork that the job has made, and that comes back here: its parent goes on, and not it
         if doing.run is not None:
             kind |= wire.LOOKED
-        pieces = wire.frame(kind, number, payload, began, ended) if payload else None
-        if pieces is None:
+        if payload is None:
             self._write([wire.HEAD.pack(kind, number, began, ended, 0)])
-        elif len(pieces) > 1 or len(pieces[0]) > _SMALL:
-            self._write_long(pieces)
+        elif len(payload) == 1 and len(payload[0]) <= _SMALL:
+            self._write([wire.HEAD.pack(kind, number, began, ended, len(payload[0])) + payload[0]])
         else:
-            self._write(pieces)
+            self._write_long(wire.frame(kind, number, payload, began, ended))
         self._unsaid += 1
         if self._unsaid >= _MANY or ended - self._said > _SOON:
             self._ring()
 
-    def _load(self, number: int, function: int, data: wire.Buffer | None) -> tuple[Any, tuple[Any, ...]]:
-        kind, given = (0, data) if data is not None else self._arguments.pop(number)
+    def _load(self, number: int, function: int, data: Any) -> tuple[Any, tuple[Any, ...]]:
         fn: Any = None
         if function >= 0:
             fn = self._functions[function]
             if type(fn) is _Broken:
                 raise wire.not_picklable("the job", fn.error) from fn.error
+            if type(data) is tuple:
+                return fn, cast("tuple[Any, ...]", data)
+        kind, packed = (0, data) if data is not None else self._arguments.pop(number)
         try:
-            loaded = wire.loads(kind, given)
+            loaded = wire.loads(kind, packed)
         except BaseException as error:
             raise wire.not_picklable("the job, or an argument" if fn is None else "an argument", error) from error
         return loaded if fn is None else (fn, loaded)
@@ -368,9 +382,16 @@ class Child:
         """It may take somebody to read before all of it can be written: who has seen its beginning reads on."""
         head, *others = pieces
         view = memoryview(head)
-        self._write([view[: wire.HEAD.size]])
-        self._ring()
-        self._write([view[wire.HEAD.size :], *others])
+        with self._writing:
+            self._writes = True
+            try:
+                self._write_all([view[: wire.HEAD.size]])
+                self._ring()
+                self._write_all([view[wire.HEAD.size :], *others])
+            finally:
+                self._writes = False
+            if self._late:
+                self._write(self._late.pop(0))
 
     def _say(self, pieces: list[wire.Buffer]) -> None:
         """Write it, and have it read at once."""
@@ -380,12 +401,24 @@ class Child:
 
     def _write(self, pieces: list[wire.Buffer]) -> None:
         with self._writing:
-            for piece in pieces:
-                sent = os.write(self._results, piece)
-                if sent < len(piece):
-                    view = memoryview(piece)
-                    while sent < len(view):
-                        sent += os.write(self._results, view[sent:])
+            if self._writes:
+                self._late.append(pieces)
+                return
+            self._writes = True
+            try:
+                self._write_all(pieces)
+                while self._late:
+                    self._write_all(self._late.pop(0))
+            finally:
+                self._writes = False
+
+    def _write_all(self, pieces: list[wire.Buffer]) -> None:
+        for piece in pieces:
+            sent = os.write(self._results, piece)
+            if sent < len(piece):
+                view = memoryview(piece)
+                while sent < len(view):
+                    sent += os.write(self._results, view[sent:])
 
 
 class _Broken:

@@ -21,15 +21,16 @@ def call(doing: Doing, fn: Any, args: tuple[Any, ...]) -> Any:
 class Doing:
     """The job under way, and what stands for its run as long as it does not look at that."""
 
-    __slots__ = ("_child", "_job", "args", "fn", "home", "number", "run", "told")
+    __slots__ = ("_child", "_job", "args", "began", "fn", "home", "number", "run", "told")
 
-    def __init__(self, child: Child, job: tuple[Any, ...]) -> None:
+    def __init__(self, child: Child, job: tuple[Any, ...], began: float) -> None:
         self._child = child
         self._job = job
         self.number: int = job[0]
         self.fn: Any = None
         self.args: tuple[Any, ...] = ()
         self.home = None
+        self.began = began
         self.told = False
         self.run: ChildRun | None = None
 
@@ -48,7 +49,10 @@ class ChildRun(Run):
         super().__init__(Job(doing.fn, child.setup.job), doing.args)
         self.number = job[3]
         if len(job) > 4:
-            self.attempt, self.due, self.limit = job[4:]
+            self.attempt, self.due, timeout = job[4:]
+            if timeout is not None:
+                now = clock.SYSTEM
+                self.limit = now.now() - now.monotonic() + doing.began + timeout
         self._child, self._doing = child, doing
         self.service = child.setup.service
         self.in_thread = True

@@ -62,5 +62,8 @@ def heard(process: str, data: bytes) -> None:
         return
     record = logging.makeLogRecord({**said, "processName": process})
     logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    try:
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except Exception:  # a filter of the program's own
+        _log.debug("what the process %s has logged could not be handled here", process, exc_info=True)

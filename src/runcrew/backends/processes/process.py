@@ -183,7 +183,7 @@ class Process:
         *more: float | None,
     ) -> tuple[Any, ...]:
         """What stands for a job in `hand`: its number, and that of its run; and where they are not the usual ones, the
-        attempt, when the run is due, and when the attempt's time is up. Raises NotPicklable."""
+        attempt, when the run is due, and how long the attempt may take. Raises NotPicklable."""
         known, given = -1, args
         if type(fn) is _PLAIN_FUNCTION:
             known = self._functions.get(fn, -1)
@@ -196,11 +196,15 @@ class Process:
             data = _dumps(given, 5, buffer_callback=buffers.append)
             if not buffers and len(data) <= wire.CHUNK:
                 return (number, known, data, run, *more) if more else (number, known, data, run)
-            kind, pieces = wire.dumps(given)
+            kind, pieces = wire.in_pieces(data, buffers)
         except BaseException as error:
             raise blamed(fn, args, error) from error
         self._write(wire.frame(wire.ARGUMENTS | kind, number, pieces))
         return (number, known, None, run, *more)
+
+    def knows(self, fn: Callable[..., Any]) -> int:
+        """The number under which it has this function of a module; -1: it has not been sent it."""
+        return self._functions.get(fn, -1) if type(fn) is _PLAIN_FUNCTION else -1
 
     def _tell_function(self, fn: Callable[..., Any]) -> int:
         try:

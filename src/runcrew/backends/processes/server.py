@@ -95,8 +95,9 @@ class ForkServer:
     def of(cls, loop: asyncio.AbstractEventLoop, preload: tuple[str, ...]) -> ForkServer:
         """The one that loads this. It is started if need be. Raises Lost where it cannot be."""
         key = (id(loop), preload)
-        for other in [other for other in _servers.values() if other._loop.is_closed()]:
-            other.forsake()
+        for other in list(_servers.values()):
+            if other._loop.is_closed():
+                other.forsake()
         server = _servers.get(key)
         if server is None or server.over or server._loop is not loop:
             server = _servers[key] = cls(loop, preload)
@@ -212,7 +213,11 @@ class ForkServer:
                 raise
         self._control = mine
         given = pickle.dumps({"main": _main_module(), "preload": self._preload, "loads": self._loads})
-        mine.sendall(LENGTH.pack(len(given)) + given)
+        try:
+            mine.sendall(LENGTH.pack(len(given)) + given)
+        except OSError as error:
+            _end(mine, self._process)
+            raise Lost(f"the fork server has died at once: {error}") from error
         mine.setblocking(False)
         # Where the loop is dropped without a word, the server is not to stay.
         self._finalizer = weakref.finalize(self, _end, mine, self._process)
@@ -374,8 +379,9 @@ _AGAIN: Final = 0.005
 
 def shed(loop: asyncio.AbstractEventLoop) -> None:
     """End the fork servers of this loop that nobody needs, and wait for the moment that this takes."""
-    for server in [server for server in _servers.values() if server._loop is loop and not server._users]:
-        server.forsake()
+    for server in list(_servers.values()):
+        if server._loop is loop and not server._users:
+            server.forsake()
 
 
 def _step(awaitable: Any) -> None:

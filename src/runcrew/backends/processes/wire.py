@@ -34,7 +34,8 @@ TOKEN: Final = Struct("<Q")
 # From the parent.
 SETUP: Final = 1
 FUNCTION: Final = 2  # numbered, for the jobs that follow
-JOBS: Final = 3  # a list of (number, function, pickled arguments or None, run[, attempt, due, limit])
+JOBS: Final = 3  # a list of (number, function, arguments, run[, attempt, due, timeout]); those are pickled, or a tuple
+# of what cannot fail to travel, or None: they are in a frame of their own
 ARGUMENTS: Final = 4  # of the job of that number, which follows: large ones
 TELL: Final = 5  # the run of that number should end
 
@@ -68,7 +69,11 @@ _ABSURD: Final = 1 << 44
 def dumps(value: object) -> tuple[int, list[Buffer]]:
     """Pickled: what to add to the kind of its frame, and the pieces of the payload."""
     buffers: list[pickle.PickleBuffer] = []
-    data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    return in_pieces(pickle.dumps(value, 5, buffer_callback=buffers.append), buffers)
+
+
+def in_pieces(data: bytes, buffers: list[pickle.PickleBuffer]) -> tuple[int, list[Buffer]]:
+    """The same for what has been pickled, with the buffers that are beside it."""
     if not buffers:
         return 0, [data]
     raw = [buffer.raw() for buffer in buffers]
