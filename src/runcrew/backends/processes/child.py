@@ -13,7 +13,7 @@ import select
 import threading
 import traceback
 from contextvars import Context, copy_context
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from runcrew import clock
 from runcrew.backends.guarded import gave_awaitable, is_awaitable
@@ -245,8 +245,9 @@ class Child:
             fn = self._functions[function]
             if type(fn) is _Broken:
                 raise wire.not_picklable("the job", fn.error) from fn.error
-            if type(data) is tuple:
-                return fn, cast("tuple[Any, ...]", data)
+            form = type(data)
+            if form is tuple:
+                return fn, data
         kind, packed = (0, data) if data is not None else self._arguments.pop(number)
         try:
             loaded = wire.loads(kind, packed)
