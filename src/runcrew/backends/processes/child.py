@@ -245,9 +245,8 @@ class Child:
             fn = self._functions[function]
             if type(fn) is _Broken:
                 raise wire.not_picklable("the job", fn.error) from fn.error
-            form = type(data)
-            if form is tuple:
-                return fn, data
+            if type(data) is tuple:
+                return fn, data  # pyright: ignore[reportUnknownVariableType]
         kind, packed = (0, data) if data is not None else self._arguments.pop(number)
         try:
             loaded = wire.loads(kind, packed)
