@@ -19,7 +19,11 @@ from runcrew.errors import (
 )
 from runcrew.job import Outcome, Status
 
-CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, BaseException)]
+CLASSES = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, BaseException) and kind.__module__ == errors.__name__
+]
 
 
 def drawn() -> dict[str, str]:

@@ -22,6 +22,7 @@
     │   └── JobCrashed                   it raised what is not an Exception (see __cause__)
     │       └── ProcessDied (BrokenExecutor)     the process that it ran in has died; has .pid, .exitcode
     ├── NotPicklable (TypeError)         it cannot travel between processes (see __cause__)
+    ├── RemoteTraceback                  the cause of an error that came from another process: where it was raised
     ├── NoRetry                          raised by a job: this error is final
     ├── Done                             raised by a job: finished for good, do not restart me
     └── StopTree                         raised by a job: stop the whole tree, it is no failure
@@ -142,7 +143,7 @@ class NotPicklable(RuncrewError, TypeError):
     processes. `__cause__` is what pickling it raised, where that is known."""
 
 
-class RemoteTraceback(Exception):
+class RemoteTraceback(RuncrewError):
     """The cause of an error that came from another process: the traceback that it had there, as text."""
 
     def __init__(self, text: str) -> None:
