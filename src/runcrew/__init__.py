@@ -33,7 +33,8 @@ if TYPE_CHECKING:  # for type checkers and editors
     from runcrew.errors import RuncrewError, ConfigError, NotAJob
     from runcrew.errors import NotStarted, AlreadyStarted, ServiceStopping, ServiceStopped, WrongLoop
     from runcrew.errors import RunError, RunTimeout, RunCancelled, RunInterrupted, RunSkipped, JobCrashed, ProcessDied
-    from runcrew.errors import NotPicklable, WouldDeadlock, CapacityError, QueueFull, AtMax, AtMin, ResourceError
+    from runcrew.errors import NotPicklable, RemoteTraceback
+    from runcrew.errors import WouldDeadlock, CapacityError, QueueFull, AtMax, AtMin, ResourceError
     from runcrew.errors import NoRetry, Done, StopTree
 
 #: For everybody: where each name lives. A test holds this, the imports above and `__all__` together.
@@ -58,6 +59,7 @@ _HOMES: Final = {
     "runcrew.errors": "RuncrewError ConfigError NotAJob "
                       "NotStarted AlreadyStarted ServiceStopping ServiceStopped WrongLoop "
                       "RunError RunTimeout RunCancelled RunInterrupted RunSkipped JobCrashed ProcessDied NotPicklable "
+                      "RemoteTraceback "
                       "WouldDeadlock CapacityError QueueFull AtMax AtMin ResourceError "
                       "NoRetry Done StopTree",
 }
@@ -83,7 +85,7 @@ __all__ = [
     "RuncrewError", "ConfigError", "NotAJob",
     "NotStarted", "AlreadyStarted", "ServiceStopping", "ServiceStopped", "WrongLoop",
     "RunError", "RunTimeout", "RunCancelled", "RunInterrupted", "RunSkipped", "JobCrashed", "ProcessDied",
-    "NotPicklable",
+    "NotPicklable", "RemoteTraceback",
     "WouldDeadlock", "CapacityError", "QueueFull", "AtMax", "AtMin", "ResourceError",
     "NoRetry", "Done", "StopTree",
 ]
