@@ -65,7 +65,7 @@ class Job:
         """Raises NotAJob for what can never be run: classes, coroutine objects, generator functions, …"""
         self.fn = fn
         self.is_async = _is_async(fn)
-        self.name = _name(fn) if name is None else name
+        self.name = name_of(fn) if name is None else name
 
     def __repr__(self) -> str:
         return f"<Job {self.name} ({'async' if self.is_async else 'plain'})>"
@@ -96,11 +96,12 @@ def _is_async(fn: object) -> bool:
     if isinstance(core, type):
         raise NotAJob(f"{fn!r} makes an instance of the class {core.__qualname__}: that is not a job")
     if inspect.isgeneratorfunction(core) or inspect.isasyncgenfunction(core):
-        raise NotAJob(f"{_name(fn)} is a generator function: it yields values, and a job returns one")
+        raise NotAJob(f"{name_of(fn)} is a generator function: it yields values, and a job returns one")
     return inspect.iscoroutinefunction(core)
 
 
-def _name(fn: object) -> str:
+def name_of(fn: object) -> str:
+    """What a job is called, for people."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__name__", None)

@@ -29,3 +29,11 @@ class LoopBackend:
 
     def __repr__(self) -> str:
         return "loop"
+
+
+def step(awaitable: Any) -> None:
+    """Take the one step that there is, of what is awaited here and not by the loop."""
+    try:
+        awaitable.send(None)
+    except (StopIteration, StopAsyncIteration):
+        pass

@@ -12,8 +12,8 @@ from concurrent.futures import BrokenExecutor
 from concurrent.futures._base import LOGGER
 from typing import Any, Final, TypeVar
 
-from runcrew.backends.calls import name_of
 from runcrew.errors import NoRetry
+from runcrew.job import name_of
 
 T = TypeVar("T")
 

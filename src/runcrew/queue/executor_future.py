@@ -8,7 +8,6 @@ the standard methods do, they do under the condition, so they find everything th
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -16,6 +15,7 @@ from concurrent.futures._base import CANCELLED, FINISHED, LOGGER, PENDING, RUNNI
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from runcrew import job
 from runcrew.errors import JobCrashed, NoRetry, NotAJob, RunCancelled
 from runcrew.job import Job, Run, Status, entered
 from runcrew.queue.ticket import More, Ticket
@@ -183,13 +183,8 @@ def is_plain(fn: Any) -> bool:
 
 
 def name_of(fn: Any) -> str:
-    """What a job is called."""
-    if isinstance(fn, str):
-        return fn
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    name = getattr(fn, "__name__", None)
-    return name if isinstance(name, str) else type(fn).__name__
+    """What a job is called; or was, where nothing else is left of it."""
+    return fn if isinstance(fn, str) else job.name_of(fn)
 
 
 # --- tickets ------------------------------------------------------------------------------

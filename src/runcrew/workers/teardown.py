@@ -12,6 +12,7 @@ import contextvars
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final, Protocol
 
+from runcrew.backends.loop import step
 from runcrew.lifecycle import Latch
 from runcrew.lifecycle.tasks import MOMENT, spawn
 from runcrew.workers.group import Group
@@ -60,7 +61,7 @@ class Teardown:
         self._until = 0.0
         self._canary = self._new_canary()
         self._last = self._last_word()
-        _step(self._last.__anext__())
+        step(self._last.__anext__())
 
     @property
     def begun(self) -> bool:
@@ -76,7 +77,7 @@ class Teardown:
             self._timer.cancel()
         if not self._host.loop.is_closed():
             self._canary.cancel()
-            _step(self._last.aclose())
+            step(self._last.aclose())
 
     def _new_canary(self) -> asyncio.Task[None]:
         canary = spawn(Latch().wait(), f"{self._host.name}-canary", self._host.context)
@@ -113,11 +114,3 @@ class Teardown:
             if not self._over:
                 self._over = True
                 self._host.forsake("its event loop was torn down without a stop")
-
-
-def _step(awaitable: Any) -> None:
-    """Take the one step that there is."""
-    try:
-        awaitable.send(None)
-    except (StopIteration, StopAsyncIteration):
-        pass

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from itertools import count
 from typing import Any, Final, Protocol
 
+from runcrew.backends.loop import step
 from runcrew.backends.processes import forkserver
 from runcrew.backends.processes.forkserver import LENGTH, MESSAGE
 from runcrew.errors import ConfigError, RuncrewError
@@ -89,7 +90,7 @@ class ForkServer:
         self._start()
         # `asyncio.run` closes all async generators at its very end: what is left over then ends with the loop.
         self._last = self._last_word()
-        _step(self._last.__anext__())
+        step(self._last.__anext__())
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop, preload: tuple[str, ...]) -> ForkServer:
@@ -367,7 +368,7 @@ class ForkServer:
             self._pong.cancel()
         for then in self._take_ends():
             then()
-        _step(self._last.aclose())
+        step(self._last.aclose())
 
 
 #: Of each loop, by its id and what they load.
@@ -382,14 +383,6 @@ def shed(loop: asyncio.AbstractEventLoop) -> None:
     for server in list(_servers.values()):
         if server._loop is loop and not server._users:
             server.forsake()
-
-
-def _step(awaitable: Any) -> None:
-    """Take the one step that there is."""
-    try:
-        awaitable.send(None)
-    except (StopIteration, StopAsyncIteration):
-        pass
 
 
 def _close(fds: tuple[int, ...]) -> None:
